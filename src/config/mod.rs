@@ -1,0 +1,98 @@
+//! The configuration file: TOML text becomes a [`Config`], or every error at once with its place.
+//!
+//! One file serves all machines: a machine finds itself in the list of peers by its public key. After
+//! [`load`] nothing can be wrong any more. Called by the commands and, on reload, by the daemon.
+
+use std::net::IpAddr;
+use std::num::NonZeroU16;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use ipnet::IpNet;
+
+use crate::wireguard::{PresharedKey, PrivateKey, PublicKey};
+
+/// A configuration in which nothing is missing and nothing is wrong, as one machine sees it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// The file it came from.
+    pub path: PathBuf,
+    /// This machine.
+    pub interface: Interface,
+    /// The other machines, in the order of the file.
+    pub peers: Vec<Peer>,
+    /// What is known about the traffic inside.
+    pub gossip: Gossip,
+}
+
+/// This machine: `[interface]`, filled up from our own `[[peer]]` block.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Interface {
+    /// Name of the TUN device: 1 to 15 bytes that Linux takes for an interface.
+    pub name: String,
+    /// Our own key.
+    pub private_key: PrivateKey,
+    /// The name in our own `[[peer]]` block, if there is such a block and it has a name.
+    pub machine: Option<String>,
+    /// Overlay addresses of this machine, each with its prefix length; at least one.
+    pub address: Vec<IpNet>,
+    /// UDP port on the underlay.
+    pub listen_port: u16,
+    /// MTU of the TUN device.
+    pub mtu: Mtu,
+    /// `SO_MARK` of underlay packets; 0 is none.
+    pub fwmark: u32,
+}
+
+/// How large a packet the overlay carries.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mtu {
+    /// The smallest path MTU to a peer less the overhead.
+    Auto,
+    /// Just this many bytes, 576 (1280 with IPv6 addresses) to 65,455.
+    Fixed(u16),
+}
+
+/// Another machine.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Peer {
+    /// Its name in the file, if it has one.
+    pub name: Option<String>,
+    /// Which machine.
+    pub public_key: PublicKey,
+    /// The key shared with it: its own one or `[interface] preshared_key_file`.
+    pub preshared_key: Option<PresharedKey>,
+    /// Where it can be reached; none for a peer that always speaks first.
+    pub endpoint: Option<PeerEndpoint>,
+    /// Overlay prefixes behind it; at least one.
+    pub allowed_ips: Vec<IpNet>,
+    /// Interval of persistent keepalives, in seconds.
+    pub persistent_keepalive: Option<NonZeroU16>,
+}
+
+/// Where a peer can be reached, as the file says it.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct PeerEndpoint {
+    /// An address, or a name to be resolved.
+    pub host: Host,
+    /// Its UDP port, never 0.
+    pub port: u16,
+}
+
+/// An address or a name.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Host {
+    /// An address.
+    Address(IpAddr),
+    /// A DNS name.
+    Name(String),
+}
+
+/// `[gossip]`: what is known about the traffic inside.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Gossip {
+    /// Alertmanager's cluster port.
+    pub port: u16,
+    /// For how long gossip to a silent peer is kept to be sent again; zero is off.
+    pub resend: Duration,
+}

@@ -1,0 +1,43 @@
+//! hushwire gives each Prometheus Alertmanager a private overlay address to its peers: a userspace
+//! WireGuard made for this one job.
+//!
+//! ```text
+//!   network namespace of the overlay                            network namespace of the underlay
+//!  Alertmanager 10.99.0.1:9094
+//!         |           +----------+      +-------------------+      +----------+
+//!         +-- hush0 ->| sys::tun |----->| wireguard::device |----->| sys::udp |--> peer :51820
+//!             (TUN)   |          |<-----|  (pure state)     |<-----|          |
+//!                     +----------+      +--^-------------^--+      +----------+
+//!                      config file --> Change       handle_timeout(now)
+//!                      UAPI socket --> Change
+//! ```
+//!
+//! The rooms, in the order in which a newcomer should open them:
+//!
+//! - [`wireguard`]: the protocol as pure state; no sockets, no files, no clock of its own
+//! - [`dataplane`]: the packet loop; one thread owns TUN, UDP sockets and `Device`; decides nothing
+//! - [`sys`]: Linux; TUN, UDP, netlink, attaching an interface; the only `unsafe`
+//! - [`config`]: the TOML file becomes a `Config`, or every error at once with its place
+//! - [`daemon`]: the life of `hushwire up`; signals, reload, names, control socket
+//! - [`uapi`]: the control socket; text becomes a typed request, a reply becomes text
+//! - [`status`]: what `hushwire status` shows, as plain data
+//! - [`commands`]: one file a subcommand; [`cli`]: their arguments and help texts
+//!
+//! A packet on its way out: TUN read → inner destination → allowed IPs → peer → seal straight into
+//! the datagram's place → send. On its way in: receive → message type and exact length → receiver
+//! index → peer → open → the inner source must route back to the same peer → the endpoint roams →
+//! TUN write. Every drop has a name: [`wireguard::DropReason`].
+//!
+//! What holds everywhere: bytes from a peer never panic; time, randomness and bytes are arguments
+//! of the pure part; every change (reload, control socket) is a list of [`wireguard::Change`] and
+//! goes through `Device::apply`, so that untouched peers keep their sessions.
+
+pub mod cli;
+pub mod commands;
+pub mod config;
+pub mod daemon;
+pub mod dataplane;
+pub mod sys;
+pub mod status;
+pub mod uapi;
+pub mod wireguard;

@@ -1,0 +1,14 @@
+//! Linux: TUN, UDP, netlink and namespaces; the only room with `unsafe`.
+//!
+//! Each file turns one kernel interface into plain functions with plain data. Nothing here knows the
+//! protocol, the configuration or a policy; what the kernel or a peer hands over cannot panic.
+#![allow(unsafe_code, reason = "the system calls that std does not have; each block says why it is sound")]
+#![cfg_attr(
+    not(test),
+    deny(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic)
+)]
+
+pub mod attach;
+pub mod netlink;
+pub mod tun;
+pub mod udp;

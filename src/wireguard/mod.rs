@@ -1,0 +1,26 @@
+//! The WireGuard protocol as pure state: no sockets, no files, no async, no clock, no global state.
+//!
+//! [`Device`] is the whole outside: bytes, time and randomness go in as arguments, datagrams and
+//! packets come out by `poll_*`. Bytes of a peer cannot panic here, and each packet that is not
+//! delivered has a [`DropReason`]. The packet loop in `dataplane` is the only caller; the tests play
+//! the loop themselves.
+#![cfg_attr(
+    not(test),
+    deny(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic)
+)]
+
+mod allowed_ips;
+mod change;
+mod device;
+mod drops;
+mod keys;
+mod packet;
+mod peer;
+mod session;
+mod snapshot;
+
+pub use change::{AllowedIpChange, Change, PeerChange};
+pub use device::{Device, Endpoint, Transmit};
+pub use drops::{DropReason, Drops};
+pub use keys::{KEY_BASE64_LEN, KEY_LEN, KeyError, PresharedKey, PrivateKey, PublicKey};
+pub use snapshot::{PeerSnapshot, SessionState, Snapshot};
