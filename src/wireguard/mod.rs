@@ -13,6 +13,7 @@ mod allowed_ips;
 mod change;
 mod device;
 mod drops;
+mod endpoint;
 mod keys;
 mod packet;
 mod peer;
@@ -20,7 +21,8 @@ mod session;
 mod snapshot;
 
 pub use change::{AllowedIpChange, Change, PeerChange};
-pub use device::{Device, Endpoint, Transmit};
+pub use device::{Device, Transmit};
+pub use endpoint::{Endpoint, Source};
 pub use drops::{DropReason, Drops};
 pub use keys::{KEY_BASE64_LEN, KEY_LEN, KeyError, PresharedKey, PrivateKey, PublicKey};
 pub use snapshot::{PeerSnapshot, SessionState, Snapshot};
