@@ -2,13 +2,22 @@
 //!
 //! Each file turns one kernel interface into plain functions with plain data. Nothing here knows the
 //! protocol, the configuration or a policy; what the kernel or a peer hands over cannot panic.
-#![allow(unsafe_code, reason = "the system calls that std does not have; each block says why it is sound")]
+#![allow(
+    unsafe_code,
+    reason = "the system calls that std does not have; each block says why it is sound"
+)]
 #![cfg_attr(
     not(test),
     deny(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic)
 )]
 
 pub mod attach;
+mod message;
 pub mod netlink;
 pub mod tun;
 pub mod udp;
+
+/// Turns the -1 of a system call into its errno.
+fn checked<T: PartialOrd + Default>(result: T) -> std::io::Result<T> {
+    if result < T::default() { Err(std::io::Error::last_os_error()) } else { Ok(result) }
+}
