@@ -1,0 +1,475 @@
+//! The underlay: one UDP port on an IPv4 and an IPv6 socket.
+//!
+//! Datagrams are received in batches and sent without allocation; each says which local address it came
+//! to, and answers leave from there (sticky source). The sockets send without DF: an outer packet may
+//! be cut on a path with a small MTU, but never vanishes there. This room does not read a datagram; the
+//! packet loop is the only caller, but for [`path_mtu`].
+
+use std::fmt;
+use std::io;
+use std::mem::{self, size_of};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+
+use super::checked;
+use super::message::{Control, RawAddress};
+use crate::wireguard::Endpoint;
+
+/// Bytes asked for each socket buffer; the kernel doubles it for its bookkeeping.
+///
+/// A full datagram is charged 2,304 bytes, so 4 MiB hold about 1,800 of them: what arrives at 1 Gbit/s in
+/// 21 ms, longer than a scheduler on a busy machine makes the packet loop wait. The default of 208 KiB
+/// holds 1 ms. The memory is taken only while datagrams wait.
+const BUFFER_BYTES: libc::c_int = 2 << 20;
+
+/// How often another free port is tried when the kernel's choice for one family is taken in the other.
+const PORT_ATTEMPTS: usize = 16;
+
+/// How many pending socket errors one call reads away before it gives up.
+const PENDING_ERRORS: usize = 8;
+
+/// Which of the two sockets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Family {
+    /// The IPv4 one.
+    V4,
+    /// The IPv6 one.
+    V6,
+}
+
+impl Family {
+    /// The socket that reaches an address.
+    pub fn of(address: &SocketAddr) -> Self {
+        if address.is_ipv4() { Self::V4 } else { Self::V6 }
+    }
+
+    fn any(self, port: u16) -> SocketAddr {
+        match self {
+            Self::V4 => (Ipv4Addr::UNSPECIFIED, port).into(),
+            Self::V6 => (Ipv6Addr::UNSPECIFIED, port).into(),
+        }
+    }
+}
+
+impl fmt::Display for Family {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::V4 => "IPv4",
+            Self::V6 => "IPv6",
+        })
+    }
+}
+
+/// What became of a datagram that the kernel took.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use]
+pub enum Sent {
+    /// It left as asked.
+    AsAsked,
+    /// It left from another source, because the sticky one or its route is gone: forget it.
+    WithoutSource,
+}
+
+/// The underlay sockets: one port, one or two families.
+#[derive(Debug)]
+pub struct Udp {
+    v4: Option<OwnedFd>,
+    v6: Option<OwnedFd>,
+    port: u16,
+}
+
+impl Udp {
+    /// Opens both sockets in the network namespace of the calling thread; port 0 takes a port that is
+    /// free in both families. A family that this machine does not have is left out.
+    ///
+    /// # Errors
+    ///
+    /// When the port is in use (`AddrInUse`), neither family is there, or `fwmark` is not 0 and
+    /// `CAP_NET_ADMIN` is missing.
+    pub fn bind(port: u16, fwmark: u32) -> io::Result<Self> {
+        let mut attempts = if port == 0 { PORT_ATTEMPTS } else { 1 };
+        loop {
+            attempts -= 1;
+            match Self::bind_once(port, fwmark) {
+                Err(error) if error.kind() == io::ErrorKind::AddrInUse && attempts > 0 => {}
+                result => return result,
+            }
+        }
+    }
+
+    fn bind_once(port: u16, fwmark: u32) -> io::Result<Self> {
+        let v4 = open(Family::V4, port, fwmark)?;
+        let port = v4.as_ref().map_or(Ok(port), |socket| local_port(socket.as_fd()))?;
+        let v6 = open(Family::V6, port, fwmark)?;
+        let port = v6.as_ref().map_or(Ok(port), |socket| local_port(socket.as_fd()))?;
+        if v4.is_none() && v6.is_none() {
+            return Err(io::Error::new(
+                io::ErrorKind::Unsupported,
+                format!("UDP port {port}: this machine has neither IPv4 nor IPv6"),
+            ));
+        }
+        Ok(Self { v4, v6, port })
+    }
+
+    /// The port that both sockets have.
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// Marks what is sent from now on (`SO_MARK`); 0 takes the mark away.
+    ///
+    /// # Errors
+    ///
+    /// `PermissionDenied` without `CAP_NET_ADMIN`.
+    pub fn set_fwmark(&self, fwmark: u32) -> io::Result<()> {
+        self.as_fds().try_for_each(|(_, socket)| set_fwmark(socket, fwmark))
+    }
+
+    /// The sockets that are there, for polling.
+    pub fn as_fds(&self) -> impl Iterator<Item = (Family, BorrowedFd<'_>)> {
+        let v4 = self.v4.as_ref().map(|socket| (Family::V4, socket.as_fd()));
+        let v6 = self.v6.as_ref().map(|socket| (Family::V6, socket.as_fd()));
+        v4.into_iter().chain(v6)
+    }
+
+    fn socket(&self, family: Family) -> Option<&OwnedFd> {
+        match family {
+            Family::V4 => self.v4.as_ref(),
+            Family::V6 => self.v6.as_ref(),
+        }
+    }
+
+    /// Receives what waits, up to the batch's capacity, and says how many datagrams were taken from the
+    /// kernel: less than the capacity means that no more waited. The batch forgets what it had.
+    ///
+    /// # Errors
+    ///
+    /// `WouldBlock` when none waits or this family is not there.
+    pub fn recv(&self, family: Family, batch: &mut ReceiveBatch) -> io::Result<usize> {
+        batch.filled = 0;
+        let Some(socket) = self.socket(family) else {
+            return Err(io::ErrorKind::WouldBlock.into());
+        };
+        // The sockets are not connected and do not ask for IP_RECVERR, so the kernel keeps ICMP errors
+        // to itself (net/ipv4/udp.c, `__udp4_lib_err`). Should one be pending all the same, reading it
+        // clears it, and it says nothing about the datagrams that wait behind it.
+        let mut pending_errors = PENDING_ERRORS;
+        loop {
+            match batch.fill(socket.as_fd()) {
+                Err(error) if is_pending_error(&error) && pending_errors > 0 => pending_errors -= 1,
+                result => return result,
+            }
+        }
+    }
+
+    /// Sends one datagram, from the sticky source if the endpoint has one. When the kernel refuses that
+    /// source, sends it again from wherever the route leads, as drivers/net/wireguard/socket.c does.
+    ///
+    /// A source is refused once its address is gone. One whose address is still there while the route
+    /// left its interface is not noticed here: forget a source, too, when a handshake is retried
+    /// (drivers/net/wireguard/timers.c, `wg_expired_retransmit_handshake`).
+    ///
+    /// # Errors
+    ///
+    /// What the kernel says; `Unsupported` when the endpoint's family is not there.
+    pub fn send(&self, to: &Endpoint, datagram: &[u8]) -> io::Result<Sent> {
+        let Some(socket) = self.socket(Family::of(&to.address)) else {
+            return Err(io::ErrorKind::Unsupported.into());
+        };
+        match send_once(socket.as_fd(), to, datagram) {
+            Ok(()) => Ok(Sent::AsAsked),
+            Err(error) if to.source.is_some() && blames_source(&error) => {
+                let to = Endpoint { source: None, ..*to };
+                send_once(socket.as_fd(), &to, datagram).map(|()| Sent::WithoutSource)
+            }
+            Err(error) => Err(error),
+        }
+    }
+}
+
+/// Opens the socket of one family; none if the machine does not have that family.
+fn open(family: Family, port: u16, fwmark: u32) -> io::Result<Option<OwnedFd>> {
+    let explain = |error: io::Error| {
+        let hint = match error.kind() {
+            io::ErrorKind::AddrInUse => "; stop the process that has it, or take another port",
+            io::ErrorKind::PermissionDenied if fwmark != 0 => "; a fwmark needs CAP_NET_ADMIN",
+            _ => "",
+        };
+        io::Error::new(error.kind(), format!("UDP port {port} on {family}: {error}{hint}"))
+    };
+    match open_raw(family, port, fwmark) {
+        Ok(socket) => Ok(Some(socket)),
+        // No IPv6 in the kernel, or switched off by ipv6.disable=1 or on every interface.
+        Err(error) => match error.raw_os_error() {
+            Some(libc::EAFNOSUPPORT | libc::EADDRNOTAVAIL) => Ok(None),
+            _ => Err(explain(error)),
+        },
+    }
+}
+
+fn open_raw(family: Family, port: u16, fwmark: u32) -> io::Result<OwnedFd> {
+    let domain = match family {
+        Family::V4 => libc::AF_INET,
+        Family::V6 => libc::AF_INET6,
+    };
+    let kind = libc::SOCK_DGRAM | libc::SOCK_NONBLOCK | libc::SOCK_CLOEXEC;
+    // SAFETY: no pointers; on success the descriptor is new and nobody else's.
+    let socket = unsafe { OwnedFd::from_raw_fd(checked(libc::socket(domain, kind, 0))?) };
+    let fd = socket.as_fd();
+    match family {
+        Family::V4 => {
+            set_option(fd, libc::IPPROTO_IP, libc::IP_PKTINFO, 1)?;
+            set_option(fd, libc::IPPROTO_IP, libc::IP_MTU_DISCOVER, libc::IP_PMTUDISC_DONT)?;
+        }
+        Family::V6 => {
+            set_option(fd, libc::IPPROTO_IPV6, libc::IPV6_V6ONLY, 1)?;
+            set_option(fd, libc::IPPROTO_IPV6, libc::IPV6_RECVPKTINFO, 1)?;
+            let never = libc::IPV6_PMTUDISC_DONT;
+            set_option(fd, libc::IPPROTO_IPV6, libc::IPV6_MTU_DISCOVER, never)?;
+        }
+    }
+    // The forced form goes past net.core.rmem_max, but needs CAP_NET_ADMIN. A small buffer loses
+    // datagrams in a burst and nothing else, so that it is no reason to fail.
+    for (forced, plain) in
+        [(libc::SO_RCVBUFFORCE, libc::SO_RCVBUF), (libc::SO_SNDBUFFORCE, libc::SO_SNDBUF)]
+    {
+        let _ = set_option(fd, libc::SOL_SOCKET, forced, BUFFER_BYTES)
+            .or_else(|_| set_option(fd, libc::SOL_SOCKET, plain, BUFFER_BYTES));
+    }
+    if fwmark != 0 {
+        set_fwmark(fd, fwmark)?;
+    }
+    let (address, length) = RawAddress::from_std(family.any(port));
+    // SAFETY: the address is initialised, and `length` bytes of it are readable.
+    checked(unsafe { libc::bind(fd.as_raw_fd(), (&raw const address).cast(), length) })?;
+    Ok(socket)
+}
+
+fn local_port(socket: BorrowedFd<'_>) -> io::Result<u16> {
+    let mut address = RawAddress::empty();
+    let mut length = size_of::<RawAddress>() as libc::socklen_t;
+    // SAFETY: the kernel writes at most `length` bytes, which `address` has.
+    checked(unsafe {
+        libc::getsockname(socket.as_raw_fd(), (&raw mut address).cast(), &raw mut length)
+    })?;
+    Ok(address.to_std().map_or(0, |address| address.port()))
+}
+
+fn set_fwmark(socket: BorrowedFd<'_>, fwmark: u32) -> io::Result<()> {
+    set_option(socket, libc::SOL_SOCKET, libc::SO_MARK, fwmark as libc::c_int)
+}
+
+fn set_option(
+    socket: BorrowedFd<'_>,
+    level: libc::c_int,
+    name: libc::c_int,
+    value: libc::c_int,
+) -> io::Result<()> {
+    let length = size_of::<libc::c_int>() as libc::socklen_t;
+    // SAFETY: the kernel reads `length` bytes of an int, which lives through the call.
+    checked(unsafe {
+        libc::setsockopt(socket.as_raw_fd(), level, name, (&raw const value).cast(), length)
+    })
+    .map(|_| ())
+}
+
+fn send_once(socket: BorrowedFd<'_>, to: &Endpoint, datagram: &[u8]) -> io::Result<()> {
+    let (mut address, length) = RawAddress::from_std(to.address);
+    let mut payload =
+        libc::iovec { iov_base: datagram.as_ptr().cast_mut().cast(), iov_len: datagram.len() };
+    let mut control = Control::empty();
+    let mut message = empty_message();
+    message.msg_name = (&raw mut address).cast();
+    message.msg_namelen = length;
+    message.msg_iov = &raw mut payload;
+    message.msg_iovlen = 1;
+    if let Some(source) =
+        to.source.filter(|source| source.address.is_ipv4() == to.address.is_ipv4())
+    {
+        control.put_source(&source, &mut message);
+    }
+    loop {
+        // SAFETY: address, payload and control live through the call, which only reads them.
+        match checked(unsafe { libc::sendmsg(socket.as_raw_fd(), &raw const message, 0) }) {
+            Ok(_) => return Ok(()),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+fn empty_message() -> libc::msghdr {
+    // SAFETY: `msghdr` is plain C data (integers and nullable pointers): all zeros is a valid value.
+    unsafe { mem::zeroed() }
+}
+
+/// Whether another source might help.
+///
+/// `EINVAL`: the address is no longer ours (`ip_route_output_key_hash_rcu`, `ip6_datagram_send_ctl`);
+/// `ENODEV`: a link-local address's interface is gone; the others: no route from there, or it is down.
+fn blames_source(error: &io::Error) -> bool {
+    matches!(
+        error.raw_os_error(),
+        Some(
+            libc::EINVAL
+                | libc::EADDRNOTAVAIL
+                | libc::ENODEV
+                | libc::ENETUNREACH
+                | libc::EHOSTUNREACH
+                | libc::ENETDOWN
+        )
+    )
+}
+
+fn is_pending_error(error: &io::Error) -> bool {
+    matches!(
+        error.raw_os_error(),
+        Some(
+            libc::EINTR
+                | libc::ECONNREFUSED
+                | libc::EHOSTUNREACH
+                | libc::ENETUNREACH
+                | libc::EMSGSIZE
+                | libc::EPROTO
+        )
+    )
+}
+
+/// Room for some datagrams, taken once and used for every receive.
+pub struct ReceiveBatch {
+    size: usize,
+    payloads: Box<[u8]>,
+    addresses: Box<[RawAddress]>,
+    controls: Box<[Control]>,
+    vectors: Box<[libc::iovec]>,
+    headers: Box<[libc::mmsghdr]>,
+    filled: usize,
+    truncated: u64,
+}
+
+// SAFETY: the raw pointers within `vectors` and `headers` are written anew by each `fill` and followed
+// by no one after it; what they point to is owned by the same value.
+unsafe impl Send for ReceiveBatch {}
+
+impl ReceiveBatch {
+    /// Takes room for so many datagrams of at most `size` bytes each; both are at least 1.
+    pub fn new(datagrams: usize, size: usize) -> Self {
+        let (datagrams, size) = (datagrams.max(1), size.max(1));
+        let vector = libc::iovec { iov_base: std::ptr::null_mut(), iov_len: 0 };
+        let header = libc::mmsghdr { msg_hdr: empty_message(), msg_len: 0 };
+        Self {
+            size,
+            payloads: vec![0; datagrams * size].into(),
+            addresses: vec![RawAddress::empty(); datagrams].into(),
+            controls: vec![Control::empty(); datagrams].into(),
+            vectors: vec![vector; datagrams].into(),
+            headers: vec![header; datagrams].into(),
+            filled: 0,
+            truncated: 0,
+        }
+    }
+
+    /// How many datagrams one receive can take.
+    pub fn capacity(&self) -> usize {
+        self.headers.len()
+    }
+
+    /// How many datagrams were too large for their room, ever; they are not shown.
+    pub fn truncated(&self) -> u64 {
+        self.truncated
+    }
+
+    /// The datagrams of the last receive, each with where it came from and which local address it came to.
+    pub fn datagrams(&mut self) -> impl Iterator<Item = (Endpoint, &mut [u8])> {
+        let received =
+            self.headers.iter().zip(&self.addresses).zip(&self.controls).take(self.filled);
+        received.zip(self.payloads.chunks_exact_mut(self.size)).filter_map(
+            |(((header, address), control), payload)| {
+                if is_truncated(header) {
+                    return None;
+                }
+                let address = address.to_std()?;
+                let source = control.source(header.msg_hdr.msg_controllen as _);
+                Some((Endpoint { address, source }, payload.get_mut(..header.msg_len as usize)?))
+            },
+        )
+    }
+
+    fn fill(&mut self, socket: BorrowedFd<'_>) -> io::Result<usize> {
+        let places = self
+            .headers
+            .iter_mut()
+            .zip(&mut self.vectors)
+            .zip(&mut self.addresses)
+            .zip(&mut self.controls)
+            .zip(self.payloads.chunks_exact_mut(self.size));
+        for ((((header, vector), address), control), payload) in places {
+            *vector = libc::iovec { iov_base: payload.as_mut_ptr().cast(), iov_len: payload.len() };
+            let message = &mut header.msg_hdr;
+            *message = empty_message();
+            message.msg_name = std::ptr::from_mut(address).cast();
+            message.msg_namelen = size_of::<RawAddress>() as libc::socklen_t;
+            message.msg_iov = vector;
+            message.msg_iovlen = 1;
+            message.msg_control = std::ptr::from_mut(control).cast();
+            message.msg_controllen = Control::LEN as _;
+        }
+        // SAFETY: each header's pointers have just been made from places that live through the call, are
+        // disjoint, and have the lengths that stand beside them.
+        let filled = checked(unsafe {
+            libc::recvmmsg(
+                socket.as_raw_fd(),
+                self.headers.as_mut_ptr(),
+                self.headers.len() as libc::c_uint,
+                libc::MSG_DONTWAIT as _,
+                std::ptr::null_mut(),
+            )
+        })?;
+        self.filled = usize::try_from(filled).unwrap_or(0);
+        let truncated = self.headers.iter().take(self.filled).filter(|header| is_truncated(header));
+        self.truncated += truncated.count() as u64;
+        Ok(self.filled)
+    }
+}
+
+fn is_truncated(header: &libc::mmsghdr) -> bool {
+    header.msg_hdr.msg_flags & libc::MSG_TRUNC != 0
+}
+
+impl fmt::Debug for ReceiveBatch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ReceiveBatch")
+            .field("capacity", &self.capacity())
+            .field("size", &self.size)
+            .field("filled", &self.filled)
+            .field("truncated", &self.truncated)
+            .finish()
+    }
+}
+
+/// Asks the kernel for the path MTU to an address, in bytes of IP packet: the route's, or a smaller one
+/// that it has learned. No packet is sent.
+///
+/// # Errors
+///
+/// When there is no route (`NetworkUnreachable`, `HostUnreachable`), or `fwmark` is not 0 and
+/// `CAP_NET_ADMIN` is missing.
+pub fn path_mtu(to: SocketAddr, fwmark: u32) -> io::Result<u32> {
+    let family = Family::of(&to);
+    let probe = UdpSocket::bind(family.any(0))?;
+    if fwmark != 0 {
+        set_fwmark(probe.as_fd(), fwmark)?;
+    }
+    probe.connect(to)?;
+    let (level, name) = match family {
+        Family::V4 => (libc::IPPROTO_IP, libc::IP_MTU),
+        Family::V6 => (libc::IPPROTO_IPV6, libc::IPV6_MTU),
+    };
+    let mut mtu: libc::c_int = 0;
+    let mut length = size_of::<libc::c_int>() as libc::socklen_t;
+    // SAFETY: the kernel writes at most `length` bytes, which `mtu` has.
+    checked(unsafe {
+        libc::getsockopt(probe.as_raw_fd(), level, name, (&raw mut mtu).cast(), &raw mut length)
+    })?;
+    u32::try_from(mtu).map_err(io::Error::other)
+}
