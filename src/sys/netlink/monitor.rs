@@ -1,0 +1,126 @@
+//! News about interfaces: which went up or down, changed its MTU or its name, or is gone.
+//!
+//! A non-blocking multicast socket for the daemon to wait on; what is to be done about an event is the
+//! daemon's to say. Events that could not be kept are told as [`LinkEvent::Resync`], never hidden.
+
+use std::collections::VecDeque;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
+
+use netlink_packet_core::NetlinkPayload;
+use netlink_packet_route::link::LinkMessage;
+use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
+use netlink_sys::{Socket, protocols::NETLINK_ROUTE};
+
+use super::convert::read_link;
+use super::exchange::{Messages, RECEIVE_BYTES, receive};
+
+/// What happened.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum LinkEvent {
+    /// An interface is new, has changed, or is gone.
+    Link(LinkState),
+    /// Events were lost: look again at every interface that matters.
+    Resync,
+}
+
+/// An interface after an event.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LinkState {
+    /// Its index.
+    pub index: u32,
+    /// Its name, which may be new.
+    pub name: String,
+    /// Whether it is up.
+    pub up: bool,
+    /// Its MTU, in bytes.
+    pub mtu: u32,
+    /// Whether it has left this network namespace: deleted, or moved to another.
+    pub deleted: bool,
+}
+
+/// A subscription to the events of one network namespace.
+#[derive(Debug)]
+pub struct LinkMonitor {
+    socket: Socket,
+    buffer: Vec<u8>,
+    waiting: VecDeque<LinkEvent>,
+}
+
+impl LinkMonitor {
+    /// Subscribes in the network namespace of the calling thread. It tells what happens from now on: look
+    /// at the present state after this call, not before it.
+    ///
+    /// # Errors
+    ///
+    /// When the kernel has no netlink or no descriptor is left.
+    pub fn open() -> io::Result<Self> {
+        let mut socket = Socket::new(NETLINK_ROUTE)?;
+        socket.set_non_blocking(true)?;
+        socket.bind_auto()?;
+        socket.add_membership(libc::RTNLGRP_LINK)?;
+        Ok(Self { socket, buffer: Vec::with_capacity(RECEIVE_BYTES), waiting: VecDeque::new() })
+    }
+
+    /// Takes the next event; none when nothing waits (wait until the descriptor is readable).
+    ///
+    /// # Errors
+    ///
+    /// When the socket fails for good.
+    pub fn next_event(&mut self) -> io::Result<Option<LinkEvent>> {
+        while self.waiting.is_empty() {
+            match receive(&self.socket, &mut self.buffer) {
+                Ok(datagram) => self.waiting.extend(Messages(datagram).filter_map(|message| {
+                    match message.map(|message| message.payload) {
+                        Ok(NetlinkPayload::InnerMessage(message)) => read_event(message),
+                        Ok(_) => None,
+                        // From a newer kernel, perhaps: something changed, and we cannot say what.
+                        Err(_) => Some(LinkEvent::Resync),
+                    }
+                })),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(None),
+                // The socket's buffer overflowed; it goes on after this.
+                Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => {
+                    return Ok(Some(LinkEvent::Resync));
+                }
+                Err(error) if error.kind() == io::ErrorKind::InvalidData => {
+                    return Ok(Some(LinkEvent::Resync));
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(self.waiting.pop_front())
+    }
+}
+
+impl AsFd for LinkMonitor {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+}
+
+impl AsRawFd for LinkMonitor {
+    fn as_raw_fd(&self) -> RawFd {
+        self.socket.as_raw_fd()
+    }
+}
+
+fn read_event(message: RouteNetlinkMessage) -> Option<LinkEvent> {
+    let (message, deleted) = match message {
+        RouteNetlinkMessage::NewLink(message) => (message, false),
+        RouteNetlinkMessage::DelLink(message) => (message, true),
+        _ => return None,
+    };
+    if !is_about_the_link(&message) {
+        return None;
+    }
+    let link = read_link(message);
+    let (index, name, mtu) = (link.index, link.name, link.mtu);
+    Some(LinkEvent::Link(LinkState { index, name, up: link.up && !deleted, mtu, deleted }))
+}
+
+/// A bridge tells about its ports in the same group and the same words: there, "deleted" means that an
+/// interface has left the bridge (net/bridge/br_netlink.c).
+fn is_about_the_link(message: &LinkMessage) -> bool {
+    message.header.interface_family == AddressFamily::Unspec
+}
