@@ -1,0 +1,191 @@
+//! The underlay sockets: both families, sticky sources and their end, no DF.
+
+use std::io;
+use std::net::{SocketAddr, UdpSocket};
+use std::time::Duration;
+
+use hushwire::sys::tun::Tun;
+use hushwire::sys::udp::{Family, ReceiveBatch, Sent, Udp, path_mtu};
+use hushwire::wireguard::{Endpoint, Source};
+
+use crate::netns::{eventually, in_namespace, ip, ip_json, make_link};
+
+/// An interface with addresses `.1` and `.2` of each family.
+fn underlay() {
+    make_link("under40");
+    for address in ["192.0.2.1/24", "192.0.2.2/24", "2001:db8::1/64", "2001:db8::2/64"] {
+        ip(&format!(
+            "address add {address} dev under40{}",
+            if address.contains(':') { " nodad" } else { "" }
+        ));
+    }
+    ip("link set under40 up");
+    eventually("duplicate address detection is through", || {
+        !ip("-6 address show").contains("tentative")
+    });
+}
+
+fn peer(address: &str) -> UdpSocket {
+    let socket = UdpSocket::bind(address).unwrap();
+    socket.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+    socket
+}
+
+/// Receives one datagram, which must come.
+fn receive(udp: &Udp, family: Family) -> (Endpoint, Vec<u8>) {
+    let mut batch = ReceiveBatch::new(4, 2048);
+    eventually("a datagram", || udp.recv(family, &mut batch).is_ok());
+    let mut datagrams = batch.datagrams();
+    let (from, datagram) = datagrams.next().unwrap();
+    (from, datagram.to_vec())
+}
+
+#[test]
+fn answers_leave_from_the_address_that_was_asked_until_it_is_gone() {
+    in_namespace(|| {
+        underlay();
+        let udp = Udp::bind(0, 0).unwrap();
+        let families = [
+            (Family::V4, "192.0.2.1:0", "192.0.2.2", "192.0.2.2/24"),
+            (Family::V6, "[2001:db8::1]:0", "2001:db8::2", "2001:db8::2/64"),
+        ];
+        for (family, client, server, prefix) in families {
+            let client = peer(client);
+            let server = SocketAddr::new(server.parse().unwrap(), udp.port());
+            client.send_to(b"question", server).unwrap();
+            let (from, datagram) = receive(&udp, family);
+            assert_eq!(datagram, b"question");
+            assert_eq!(from.address, client.local_addr().unwrap());
+            assert_eq!(from.source.map(|source| source.address), Some(server.ip()));
+
+            let mut buffer = [0; 64];
+            assert_eq!(udp.send(&from, b"answer").unwrap(), Sent::AsAsked);
+            let (length, answered_from) = client.recv_from(&mut buffer).unwrap();
+            assert_eq!((&buffer[..length], answered_from), (&b"answer"[..], server));
+
+            // The control: left to itself, the kernel takes the other address.
+            let no_source = Endpoint::from(from.address);
+            assert_eq!(udp.send(&no_source, b"answer").unwrap(), Sent::AsAsked);
+            let other = client.recv_from(&mut buffer).unwrap().1;
+            assert_ne!(other, server);
+
+            ip(&format!("address delete {prefix} dev under40"));
+            assert_eq!(udp.send(&from, b"answer").unwrap(), Sent::WithoutSource);
+            assert_eq!(client.recv_from(&mut buffer).unwrap().1, other);
+        }
+    });
+}
+
+#[test]
+fn a_link_local_endpoint_keeps_its_scope_both_ways() {
+    in_namespace(|| {
+        underlay();
+        ip("address add fe80::aa/64 dev under40 nodad");
+        let index = ip_json("link show dev under40")[0]["ifindex"].as_u64().unwrap() as u32;
+        let udp = Udp::bind(0, 0).unwrap();
+        let client = peer(&format!("[fe80::aa%{index}]:0"));
+        client.send_to(b"question", format!("[fe80::aa%{index}]:{}", udp.port())).unwrap();
+        let (from, _) = receive(&udp, Family::V6);
+        assert_eq!(from.address, client.local_addr().unwrap());
+        let source = Source { address: "fe80::aa".parse().unwrap(), interface: index };
+        assert_eq!(from.source, Some(source));
+        assert_eq!(udp.send(&from, b"answer").unwrap(), Sent::AsAsked);
+        assert_eq!(client.recv_from(&mut [0; 64]).unwrap().0, 6);
+    });
+}
+
+#[test]
+fn a_batch_takes_what_waits_and_leaves_out_what_was_cut() {
+    in_namespace(|| {
+        let udp = Udp::bind(0, 0).unwrap();
+        let mut batch = ReceiveBatch::new(4, 100);
+        for family in [Family::V4, Family::V6] {
+            let nothing = udp.recv(family, &mut batch).unwrap_err();
+            assert_eq!(nothing.kind(), io::ErrorKind::WouldBlock);
+        }
+        let client = peer("127.0.0.1:0");
+        for length in [1, 100, 101, 0, 50] {
+            client.send_to(&vec![7; length], ("127.0.0.1", udp.port())).unwrap();
+        }
+        assert_eq!(udp.recv(Family::V4, &mut batch).unwrap(), 4);
+        let lengths: Vec<usize> = batch.datagrams().map(|(_, datagram)| datagram.len()).collect();
+        assert_eq!(lengths, [1, 100, 0]);
+        assert_eq!(batch.truncated(), 1);
+        assert_eq!(udp.recv(Family::V4, &mut batch).unwrap(), 1);
+        assert_eq!(batch.datagrams().count(), 1);
+        udp.recv(Family::V4, &mut batch).unwrap_err();
+        assert_eq!(batch.datagrams().count(), 0, "old datagrams are not shown again");
+        assert_eq!(batch.truncated(), 1);
+    });
+}
+
+#[test]
+fn a_peer_that_is_not_there_stops_nothing() {
+    in_namespace(|| {
+        let udp = Udp::bind(0, 0).unwrap();
+        let gone = peer("127.0.0.1:0").local_addr().unwrap();
+        for _ in 0..3 {
+            let _ = udp.send(&Endpoint::from(gone), b"anybody?").unwrap();
+        }
+        let client = peer("127.0.0.1:0");
+        client.send_to(b"here", ("127.0.0.1", udp.port())).unwrap();
+        assert_eq!(receive(&udp, Family::V4).1, b"here");
+    });
+}
+
+#[test]
+fn an_outer_packet_may_be_cut_on_its_way() {
+    in_namespace(|| {
+        let tun = Tun::create("hush41").unwrap();
+        ip("address add 192.0.2.1/24 dev hush41");
+        ip("link set hush41 mtu 1000 up");
+        let udp = Udp::bind(0, 0).unwrap();
+        let to = Endpoint::from("192.0.2.9:51820".parse::<SocketAddr>().unwrap());
+        assert_eq!(udp.send(&to, &[7; 1400]).unwrap(), Sent::AsAsked);
+        assert_eq!(udp.send(&to, &[7; 100]).unwrap(), Sent::AsAsked);
+        let mut fragments = Vec::new();
+        let mut packet = [0; 1500];
+        while let Ok(length) = tun.recv(&mut packet) {
+            // IPv4 alone: the kernel may speak IPv6 of its own on the new interface.
+            if packet[0] == 0x45 {
+                fragments.push((length, packet[6] & 0xe0));
+            }
+        }
+        // Flags: 0x40 would be DF, 0x20 is "more fragments".
+        assert_eq!(fragments, [(996, 0x20), (452, 0), (128, 0)]);
+    });
+}
+
+#[test]
+fn a_port_in_use_is_named() {
+    in_namespace(|| {
+        let first = Udp::bind(0, 0).unwrap();
+        assert_eq!(first.as_fds().count(), 2);
+        let error = Udp::bind(first.port(), 0).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::AddrInUse);
+        let expected = format!("UDP port {} on IPv4: ", first.port());
+        assert!(error.to_string().starts_with(&expected), "{error}");
+        first.set_fwmark(7).unwrap();
+        first.set_fwmark(0).unwrap();
+    });
+}
+
+#[test]
+fn the_path_mtu_follows_the_route() {
+    in_namespace(|| {
+        underlay();
+        let to = |text: &str| text.parse::<SocketAddr>().unwrap();
+        assert_eq!(path_mtu(to("192.0.2.9:51820"), 0).unwrap(), 1500);
+        assert_eq!(path_mtu(to("[2001:db8::9]:51820"), 0).unwrap(), 1500);
+        ip("route add 198.51.100.0/24 dev under40 mtu 1300");
+        ip("route add 2001:db8:1::/48 dev under40 mtu 1290");
+        assert_eq!(path_mtu(to("198.51.100.1:51820"), 0).unwrap(), 1300);
+        assert_eq!(path_mtu(to("[2001:db8:1::1]:51820"), 0).unwrap(), 1290);
+        let error = path_mtu(to("203.0.113.1:51820"), 0).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::NetworkUnreachable);
+        // A mark of its own leads by a table of its own.
+        ip("rule add fwmark 7 table 77");
+        ip("route add 203.0.113.0/24 dev under40 mtu 1400 table 77");
+        assert_eq!(path_mtu(to("203.0.113.1:51820"), 7).unwrap(), 1400);
+    });
+}
