@@ -11,7 +11,8 @@ use super::keys::{PresharedKey, PrivateKey, PublicKey};
 /// packets.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Change {
-    /// Takes another private key, or none: peers are kept, sessions are not.
+    /// Takes another private key, or none. Sessions made under the former key carry packets until the
+    /// new one has shaken hands; without a key there are none.
     PrivateKey(Option<PrivateKey>),
     /// Listens on another UDP port; 0 lets the kernel choose. Sessions are kept.
     ListenPort(u16),

@@ -72,8 +72,7 @@ fn hex_digit(digit: u8) -> u8 {
         let above = (u16::from(to).wrapping_sub(u16::from(digit)) >> 8) as u8;
         !(below | above)
     };
-    let (number, lower, upper) =
-        (in_range(b'0', b'9'), in_range(b'a', b'f'), in_range(b'A', b'F'));
+    let (number, lower, upper) = (in_range(b'0', b'9'), in_range(b'a', b'f'), in_range(b'A', b'F'));
     let value = (number & digit.wrapping_sub(b'0'))
         | (lower & digit.wrapping_sub(b'a').wrapping_add(10))
         | (upper & digit.wrapping_sub(b'A').wrapping_add(10));
@@ -231,13 +230,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn public_key_is_that_of_rfc_7748_section_6_1() {
-        let private = PrivateKey::from_hex(
-            "77076d0a7318a57d3c16c17251b26645df4c2f92ebc0992ac177fba51db92c2a",
-        );
+    fn public_key_is_that_of_rfc_7748_section_5_2() {
+        // One iteration of the iterated vector: scalar 9, base point 9.
+        let mut nine = [0; KEY_LEN];
+        nine[0] = 9;
         assert_eq!(
-            private.unwrap().public_key().to_hex(),
-            "8520f0098930a754748b7ddcb43ef75a0dbf3a0d26381af4eba4a98eaa9b4e6a"
+            PrivateKey::from_bytes(nine).public_key().to_hex(),
+            "422c8e7a6227d7bca1350b3e2bb7279f7897b87bb6854b783c60e80311ae3079"
         );
     }
 

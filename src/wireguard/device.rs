@@ -1,0 +1,493 @@
+//! The device: peers, the tables that find them, and the contract with the packet loop.
+//!
+//! `handle_tun`, `handle_udp`, `handle_timeout` and `apply` put things in and take the time;
+//! `poll_transmit`, `poll_packet` and `poll_event` are drained after each; `next_timeout` says when
+//! `handle_timeout` wants to be called; `snapshot` is the only reader. Nothing here waits, reads a
+//! clock or touches a descriptor, and nothing is allocated for a packet once the buffers have grown.
+
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BinaryHeap, HashMap, VecDeque};
+use std::net::SocketAddr;
+use std::time::Instant;
+
+use super::allowed_ips::AllowedIps;
+use super::change::{AllowedIpChange, Change, PeerChange};
+use super::drops::{DropReason, Drops};
+use super::endpoint::Endpoint;
+use super::keys::{PrivateKey, PublicKey};
+use super::load::{Load, Verdict};
+use super::message::{COOKIE_REPLY_LEN, Message};
+use super::outbox::Outbox;
+use super::packet::Addresses;
+use super::peer::{Context, Peer};
+use super::session::{Identity, Opened, Session};
+use super::snapshot::Snapshot;
+
+/// Inner packets are padded to a multiple of this (section 5.4.6 of the paper).
+const PADDING: usize = 16;
+/// The MTU before the first [`Change::Mtu`]: what WireGuard devices start with.
+const DEFAULT_MTU: u16 = 1420;
+
+/// Which peer, inside one device; never used again for another one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct PeerId(pub(super) u32);
+
+/// A datagram for the underlay.
+#[derive(Clone, Copy, Debug)]
+pub struct Transmit<'a> {
+    /// The peer it is for; none for a cookie reply to a stranger.
+    pub peer: Option<PeerId>,
+    /// Where it goes, and where it leaves from.
+    pub to: Endpoint,
+    /// One whole WireGuard message.
+    pub datagram: &'a [u8],
+}
+
+/// What people and the control plane want to know as it happens.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// Packets can pass, for the first time or again.
+    Established {
+        /// Which peer.
+        peer: PublicKey,
+        /// Where it is.
+        endpoint: SocketAddr,
+    },
+    /// A handshake initiation was not answered and another one was sent.
+    Unanswered {
+        /// Which peer.
+        peer: PublicKey,
+        /// Initiations since the last answer.
+        initiations: u32,
+    },
+}
+
+/// A WireGuard device without sockets: see the head of this file for how it is driven.
+pub struct Device {
+    private_key: Option<PrivateKey>,
+    identity: Option<Identity>,
+    mtu: usize,
+    peers: BTreeMap<PeerId, Slot>,
+    next_id: u32,
+    by_key: HashMap<PublicKey, PeerId>,
+    /// The upper 24 bits of a receiver index say which peer; the lower 8 belong to its session.
+    by_index: HashMap<u32, PeerId>,
+    allowed_ips: AllowedIps,
+    deadlines: BinaryHeap<Reverse<(Instant, PeerId)>>,
+    datagrams: Outbox<(Option<PeerId>, Endpoint)>,
+    packets: Outbox<()>,
+    events: VecDeque<Event>,
+    load: Load,
+    drops: Drops,
+    rng: fastrand::Rng,
+}
+
+struct Slot {
+    peer: Peer,
+    /// The entry in `deadlines` that counts for this peer; all others of it are stale.
+    queued: Option<Instant>,
+    /// Keys of this peer in `by_index`: its present session's and its retiring one's.
+    indices: [Option<u32>; 2],
+}
+
+impl Device {
+    /// Makes a device without a key and without peers. `seed` feeds indices and jitter, no key.
+    pub fn new(seed: u64) -> Self {
+        Self {
+            private_key: None,
+            identity: None,
+            mtu: DEFAULT_MTU.into(),
+            peers: BTreeMap::new(),
+            next_id: 0,
+            by_key: HashMap::new(),
+            by_index: HashMap::new(),
+            allowed_ips: AllowedIps::default(),
+            deadlines: BinaryHeap::new(),
+            datagrams: Outbox::new(),
+            packets: Outbox::new(),
+            events: VecDeque::new(),
+            load: Load::new(),
+            drops: Drops::default(),
+            rng: fastrand::Rng::with_seed(seed),
+        }
+    }
+
+    /// Takes a packet that the overlay sends: the first `len` bytes of `buffer`. Up to 15 bytes behind
+    /// it are used for padding, if they are there.
+    pub fn handle_tun(&mut self, now: Instant, buffer: &mut [u8], len: usize) {
+        let packet = buffer.get(..len).unwrap_or_default();
+        let Some(addresses) = Addresses::of(packet) else {
+            return self.drops.count(DropReason::MalformedPacket);
+        };
+        let Some(id) = self.allowed_ips.route(addresses.destination) else {
+            return self.drops.count(DropReason::NoPeer);
+        };
+        // Never past the MTU: a datagram just as long as the path carries must not grow (kernel:
+        // send.c, calculate_skb_padding).
+        let padded = len.next_multiple_of(PADDING).min(self.mtu.max(len)).min(buffer.len());
+        buffer.get_mut(len..padded).unwrap_or_default().fill(0);
+        let packet = buffer.get(..padded).unwrap_or_default();
+        self.with_peer(now, id, |peer, cx| peer.send(cx, packet));
+    }
+
+    /// Takes a datagram that the underlay brought.
+    pub fn handle_udp(&mut self, now: Instant, from: Endpoint, datagram: &[u8]) {
+        let Some(message) = Message::parse(datagram) else {
+            return self.drops.count(DropReason::MalformedMessage);
+        };
+        let result = match message {
+            Message::Initiation => self.receive_initiation(now, from, datagram),
+            Message::Response { receiver } => self.receive_response(now, from, datagram, receiver),
+            Message::CookieReply { receiver } => self
+                .peer_of(receiver)
+                .and_then(|id| self.count(now, id, |peer, _| peer.receive_cookie_reply(datagram))),
+            Message::Data { receiver } => self.receive_data(now, from, datagram, receiver),
+        };
+        if let Err(reason) = result {
+            self.drops.count(reason);
+        }
+    }
+
+    /// Does what is due.
+    pub fn handle_timeout(&mut self, now: Instant) {
+        while let Some(&Reverse((at, id))) = self.deadlines.peek()
+            && at <= now
+        {
+            self.deadlines.pop();
+            if let Some(slot) = self.peers.get_mut(&id)
+                && slot.queued == Some(at)
+            {
+                slot.queued = None;
+                self.with_peer(now, id, |peer, cx| peer.handle_timeout(cx));
+            }
+        }
+    }
+
+    /// When [`Device::handle_timeout`] has something to do; `None` while nothing is due ever.
+    pub fn next_timeout(&self) -> Option<Instant> {
+        self.deadlines.peek().map(|Reverse((at, _))| *at)
+    }
+
+    /// The next datagram for the underlay.
+    pub fn poll_transmit(&mut self) -> Option<Transmit<'_>> {
+        let ((peer, to), datagram) = self.datagrams.pop()?;
+        Some(Transmit { peer, to, datagram })
+    }
+
+    /// The next packet for the overlay.
+    pub fn poll_packet(&mut self) -> Option<&[u8]> {
+        self.packets.pop().map(|((), packet)| packet)
+    }
+
+    /// The next event.
+    pub fn poll_event(&mut self) -> Option<Event> {
+        self.events.pop_front()
+    }
+
+    /// Tells that the datagram for this peer could not be sent.
+    pub fn transmit_failed(&mut self, now: Instant, peer: Option<PeerId>) {
+        match peer {
+            Some(id) => self.with_peer(now, id, |peer, cx| peer.send_failed(cx)).unwrap_or(()),
+            None => self.drops.count(DropReason::SendFailed),
+        }
+    }
+
+    /// Tells that the address which this peer's datagrams left from is gone.
+    pub fn source_gone(&mut self, peer: Option<PeerId>) {
+        if let Some(slot) = peer.and_then(|id| self.peers.get_mut(&id)) {
+            slot.peer.forget_source();
+        }
+    }
+
+    /// Tells that the packet from [`Device::poll_packet`] could not be written to the TUN.
+    pub fn packet_failed(&mut self) {
+        self.drops.count(DropReason::TunWriteFailed);
+    }
+
+    /// Applies changes in order. What they do not name is not touched.
+    pub fn apply(&mut self, now: Instant, changes: Vec<Change>) {
+        for change in changes {
+            match change {
+                Change::PrivateKey(key) => self.set_private_key(now, key),
+                Change::Mtu(mtu) => self.mtu = mtu.into(),
+                Change::RemoveAllPeers => {
+                    let all: Vec<PeerId> = self.peers.keys().copied().collect();
+                    all.into_iter().for_each(|id| self.remove(id));
+                }
+                Change::RemovePeer(key) => {
+                    if let Some(id) = self.by_key.get(&key).copied() {
+                        self.remove(id);
+                    }
+                }
+                Change::Peer(change) => self.change_peer(now, change),
+                // The socket's, which belongs to the packet loop.
+                Change::ListenPort(_) | Change::Fwmark(_) => {}
+            }
+        }
+    }
+
+    /// The device at this moment.
+    pub fn snapshot(&self, now: Instant) -> Snapshot {
+        let mut places = HashMap::new();
+        let mut peers = Vec::with_capacity(self.peers.len());
+        for (id, slot) in &self.peers {
+            places.insert(*id, peers.len());
+            peers.push(slot.peer.snapshot(now));
+        }
+        for (prefix, id) in self.allowed_ips.iter() {
+            if let Some(peer) = places.get(&id).and_then(|&place| peers.get_mut(place)) {
+                peer.allowed_ips.push(prefix);
+            }
+        }
+        Snapshot { private_key: self.private_key.clone(), drops: self.drops.clone(), peers }
+    }
+
+    fn receive_initiation(
+        &mut self,
+        now: Instant,
+        from: Endpoint,
+        initiation: &[u8],
+    ) -> Result<(), DropReason> {
+        self.admit(now, from, initiation)?;
+        let identity = self.identity.as_ref().ok_or(DropReason::UnknownPeer)?;
+        let key = identity.initiator(initiation)?;
+        let id = self.by_key.get(&key).copied().ok_or(DropReason::UnknownPeer)?;
+        self.count(now, id, |peer, cx| peer.receive_initiation(cx, from, initiation))
+    }
+
+    fn receive_response(
+        &mut self,
+        now: Instant,
+        from: Endpoint,
+        response: &[u8],
+        receiver: u32,
+    ) -> Result<(), DropReason> {
+        let id = self.peer_of(receiver)?;
+        self.admit(now, from, response)?;
+        self.count(now, id, |peer, cx| peer.receive_response(cx, from, response))
+    }
+
+    fn receive_data(
+        &mut self,
+        now: Instant,
+        from: Endpoint,
+        data: &[u8],
+        receiver: u32,
+    ) -> Result<(), DropReason> {
+        let id = self.peer_of(receiver)?;
+        let slot = self.peers.get_mut(&id).ok_or(DropReason::UnknownIndex)?;
+        let mut cx = Context {
+            now,
+            id,
+            datagrams: &mut self.datagrams,
+            events: &mut self.events,
+            rng: &mut self.rng,
+        };
+        let out = self.packets.place(data.len());
+        let opened = slot.peer.receive_data(&mut cx, from, data, out);
+        let result = match opened {
+            Ok(Opened::Keepalive) => Ok(None),
+            Ok(Opened::Malformed) => Err(DropReason::MalformedInner),
+            Ok(Opened::Packet(len)) => match out.get(..len).and_then(Addresses::of) {
+                None => Err(DropReason::MalformedInner),
+                Some(inner) if self.allowed_ips.route(inner.source) != Some(id) => {
+                    Err(DropReason::DisallowedSource)
+                }
+                Some(_) => Ok(Some(len)),
+            },
+            Err(reason) => Err(reason),
+        };
+        match result {
+            Ok(Some(len)) => self.packets.push((), len),
+            Ok(None) => {}
+            Err(reason) => slot.peer.drops.count(reason),
+        }
+        Self::schedule(&mut self.deadlines, id, slot);
+        Ok(())
+    }
+
+    /// Checks mac1 and, under load, the cookie of a handshake message.
+    fn admit(&mut self, now: Instant, from: Endpoint, message: &[u8]) -> Result<(), DropReason> {
+        let identity = self.identity.as_ref().ok_or(DropReason::InvalidMac)?;
+        identity.check_mac1(message)?;
+        let source = from.address.ip();
+        if self.load.judge(now, source) == Verdict::Pass {
+            return Ok(());
+        }
+        let mut reply = [0; COOKIE_REPLY_LEN];
+        if identity.check_mac2(source, message, &mut reply).is_ok() {
+            return self.load.pass_proven(now, source);
+        }
+        self.datagrams.place(reply.len()).copy_from_slice(&reply);
+        self.datagrams.push((None, from), reply.len());
+        Err(DropReason::UnderLoad)
+    }
+
+    fn peer_of(&self, receiver: u32) -> Result<PeerId, DropReason> {
+        self.by_index.get(&(receiver >> 8)).copied().ok_or(DropReason::UnknownIndex)
+    }
+
+    /// Runs something that may drop a packet of this peer, and counts the drop there.
+    fn count(
+        &mut self,
+        now: Instant,
+        id: PeerId,
+        run: impl FnOnce(&mut Peer, &mut Context<'_>) -> Result<(), DropReason>,
+    ) -> Result<(), DropReason> {
+        self.with_peer(now, id, |peer, cx| {
+            if let Err(reason) = run(peer, cx) {
+                peer.drops.count(reason);
+            }
+        })
+        .ok_or(DropReason::UnknownPeer)
+    }
+
+    /// Runs something on a peer and queues its next deadline.
+    fn with_peer<R>(
+        &mut self,
+        now: Instant,
+        id: PeerId,
+        run: impl FnOnce(&mut Peer, &mut Context<'_>) -> R,
+    ) -> Option<R> {
+        let slot = self.peers.get_mut(&id)?;
+        let mut cx = Context {
+            now,
+            id,
+            datagrams: &mut self.datagrams,
+            events: &mut self.events,
+            rng: &mut self.rng,
+        };
+        let result = run(&mut slot.peer, &mut cx);
+        Self::schedule(&mut self.deadlines, id, slot);
+        Some(result)
+    }
+
+    /// Queues a peer's next deadline, unless an earlier one is queued: a deadline that moves away with
+    /// each packet costs one early look when it would have been due, and nothing for the packets.
+    fn schedule(
+        deadlines: &mut BinaryHeap<Reverse<(Instant, PeerId)>>,
+        id: PeerId,
+        slot: &mut Slot,
+    ) {
+        if let Some(at) = slot.peer.next_timeout()
+            && slot.queued.is_none_or(|queued| at < queued)
+        {
+            slot.queued = Some(at);
+            deadlines.push(Reverse((at, id)));
+        }
+    }
+
+    fn set_private_key(&mut self, now: Instant, key: Option<PrivateKey>) {
+        if self.private_key == key {
+            return;
+        }
+        self.identity = key.as_ref().map(Identity::new);
+        self.private_key = key;
+        // A device that has the peer's key is the peer: it would talk to itself.
+        let own = self.identity.as_ref().map(Identity::public_key);
+        if let Some(id) = own.and_then(|key| self.by_key.get(&key).copied()) {
+            self.remove(id);
+        }
+        let all: Vec<(PublicKey, PeerId)> = self.by_key.iter().map(|(k, id)| (*k, *id)).collect();
+        for (key, id) in all {
+            self.renew_session(now, id, &key);
+            self.with_peer(now, id, |peer, cx| peer.start(cx));
+        }
+    }
+
+    fn change_peer(&mut self, now: Instant, change: PeerChange) {
+        let key = change.public_key;
+        if self.identity.as_ref().is_some_and(|identity| identity.public_key() == key) {
+            return;
+        }
+        let known = self.by_key.get(&key).copied();
+        let id = match known {
+            Some(id) => id,
+            None if change.update_only => return,
+            None => self.add(key),
+        };
+        let mut fresh = known.is_none();
+        if let Some(slot) = self.peers.get_mut(&id) {
+            if change.name.is_some() {
+                slot.peer.name = change.name;
+            }
+            if let Some(preshared_key) = change.preshared_key
+                && slot.peer.preshared_key() != preshared_key.as_ref()
+            {
+                slot.peer.set_preshared_key(preshared_key);
+                fresh = true;
+            }
+        }
+        if fresh {
+            self.renew_session(now, id, &key);
+        }
+        if change.replace_allowed_ips {
+            self.allowed_ips.remove_peer(id);
+        }
+        for step in change.allowed_ips {
+            match step {
+                AllowedIpChange::Add(prefix) => self.allowed_ips.insert(prefix, id),
+                AllowedIpChange::Remove(prefix) => self.allowed_ips.remove(prefix, id),
+            }
+        }
+        self.with_peer(now, id, |peer, cx| {
+            let addressed = change.endpoints.is_some();
+            if let Some(endpoints) = change.endpoints {
+                peer.set_endpoints(endpoints);
+            }
+            if let Some(seconds) = change.persistent_keepalive {
+                peer.set_persistent_keepalive(seconds, cx);
+            }
+            if fresh || addressed {
+                peer.start(cx);
+            }
+        });
+    }
+
+    fn add(&mut self, key: PublicKey) -> PeerId {
+        let id = PeerId(self.next_id);
+        self.next_id += 1;
+        self.by_key.insert(key, id);
+        self.peers.insert(id, Slot { peer: Peer::new(key), queued: None, indices: [None; 2] });
+        id
+    }
+
+    fn remove(&mut self, id: PeerId) {
+        if let Some(slot) = self.peers.remove(&id) {
+            for index in slot.indices.into_iter().flatten() {
+                self.by_index.remove(&index);
+            }
+        }
+        self.by_key.retain(|_, owner| *owner != id);
+        self.allowed_ips.remove_peer(id);
+    }
+
+    /// Gives a peer a session under the present keys; the one before carries packets until then.
+    fn renew_session(&mut self, now: Instant, id: PeerId, key: &PublicKey) {
+        let index = self.unused_index();
+        let Some(slot) = self.peers.get_mut(&id) else { return };
+        let session = self
+            .identity
+            .as_ref()
+            .map(|identity| Session::new(identity, key, slot.peer.preshared_key(), index, now));
+        let [present, retiring] = slot.indices;
+        if let Some(index) = retiring {
+            self.by_index.remove(&index);
+        }
+        slot.indices = [session.as_ref().map(|_| index), present];
+        if session.is_some() {
+            self.by_index.insert(index, id);
+        }
+        let keep = session.is_some();
+        slot.peer.set_session(session, keep);
+    }
+
+    fn unused_index(&mut self) -> u32 {
+        loop {
+            let index = self.rng.u32(..1 << 24);
+            if !self.by_index.contains_key(&index) {
+                return index;
+            }
+        }
+    }
+}

@@ -1,0 +1,510 @@
+//! One peer: its endpoint, its sessions, its counters, and when it shakes hands.
+//!
+//! The schedule follows section 6 of the WireGuard paper and drivers/net/wireguard/timers.c, but where
+//! gossip needs more: first retries after 1 s and 2 s (memberlist declares a silent member dead 4 s
+//! after its suspicion), every address of a peer tried in turn, retries for as long as there is
+//! something to send. Called by device.rs, which owns the tables; boringtun is behind session.rs.
+
+use std::collections::VecDeque;
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use super::device::{Event, PeerId};
+use super::drops::{DropReason, Drops};
+use super::endpoint::Endpoint;
+use super::keys::{PresharedKey, PublicKey};
+use super::message::{DATA_OVERHEAD, INITIATION_LEN};
+use super::outbox::Outbox;
+use super::session::{Opened, REJECT_AFTER_TIME, Session};
+use super::snapshot::{PeerSnapshot, SessionState};
+use super::timers::{Timer, Timers};
+
+/// The initiator of a session makes the next one when it sends past this age (section 6.2).
+const REKEY_AFTER_TIME: Duration = Duration::from_secs(120);
+/// Data that came is answered within this time, by an empty packet if need be (section 6.5).
+const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
+/// Interval of retries once the first ones are through (section 6.4).
+const REKEY_TIMEOUT: Duration = Duration::from_secs(5);
+/// Random addition to [`REKEY_TIMEOUT`], in milliseconds (section 6.4).
+const REKEY_JITTER_MS: u64 = 333;
+/// How long an unanswered handshake is retried after the last packet that wanted it (section 6.4).
+const REKEY_ATTEMPT_TIME: Duration = Duration::from_secs(90);
+/// The first retries. Responders of every implementation take initiations 20 ms apart, and a cluster of
+/// two or three has 4 s before it declares a member dead.
+const FIRST_RETRIES: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(2)];
+/// Until the next address of a peer that has several is tried (RFC 8305 section 8).
+const NEXT_ADDRESS: Duration = Duration::from_millis(250);
+/// A responder's session is used by its initiator within a round trip: the initiator confirms at once.
+const CONFIRM_TIMEOUT: Duration = Duration::from_secs(1);
+/// Initiations of one peer are answered no closer than this (`INITIATIONS_PER_SECOND` 50 in the
+/// kernel's messages.h).
+const INITIATION_SPACING: Duration = Duration::from_millis(20);
+/// Packets that wait for a session (`MAX_STAGED_PACKETS` in the kernel's messages.h); then the oldest
+/// goes.
+const MAX_STAGED: usize = 128;
+/// Bytes that wait for a session: 128 packets of the usual MTU.
+const MAX_STAGED_BYTES: usize = 192 * 1024;
+
+/// What a peer's methods need of the device.
+pub(super) struct Context<'a> {
+    pub(super) now: Instant,
+    pub(super) id: PeerId,
+    pub(super) datagrams: &'a mut Outbox<(Option<PeerId>, Endpoint)>,
+    pub(super) events: &'a mut VecDeque<Event>,
+    pub(super) rng: &'a mut fastrand::Rng,
+}
+
+/// One peer.
+pub(super) struct Peer {
+    public_key: PublicKey,
+    pub(super) name: Option<String>,
+    preshared_key: Option<PresharedKey>,
+    /// Where it was heard last or, before that, the first of `candidates`.
+    endpoint: Option<Endpoint>,
+    /// Addresses to try when it does not answer at `endpoint`.
+    candidates: Vec<SocketAddr>,
+    persistent_keepalive: u16,
+    /// Under the present keys; none while the device has no private key.
+    session: Option<Session>,
+    /// Under the keys before the last change of keys: carries packets until the new one can.
+    retiring: Option<Session>,
+    timers: Timers,
+    /// Initiations sent in the handshake that is under way.
+    attempts: u32,
+    /// Until when the handshake that is under way is retried.
+    wanted_until: Option<Instant>,
+    last_initiation_heard: Option<Instant>,
+    staged: Staged,
+    counters: Counters,
+    pub(super) drops: Drops,
+}
+
+#[derive(Default)]
+struct Counters {
+    last_handshake: Option<Instant>,
+    last_heard: Option<Instant>,
+    unanswered_initiations: u32,
+    rx_bytes: u64,
+    tx_bytes: u64,
+    rx_packets: u64,
+    tx_packets: u64,
+}
+
+impl Peer {
+    pub(super) fn new(public_key: PublicKey) -> Self {
+        Self {
+            public_key,
+            name: None,
+            preshared_key: None,
+            endpoint: None,
+            candidates: Vec::new(),
+            persistent_keepalive: 0,
+            session: None,
+            retiring: None,
+            timers: Timers::default(),
+            attempts: 0,
+            wanted_until: None,
+            last_initiation_heard: None,
+            staged: Staged::default(),
+            counters: Counters::default(),
+            drops: Drops::default(),
+        }
+    }
+
+    pub(super) fn preshared_key(&self) -> Option<&PresharedKey> {
+        self.preshared_key.as_ref()
+    }
+
+    /// Takes another preshared key; it counts once [`Peer::set_session`] brings a session made with it.
+    pub(super) fn set_preshared_key(&mut self, key: Option<PresharedKey>) {
+        self.preshared_key = key;
+    }
+
+    /// Takes fresh keys' state. What the former one established carries packets until the new one has
+    /// shaken hands, unless `keep` forbids it.
+    pub(super) fn set_session(&mut self, session: Option<Session>, keep: bool) {
+        self.retiring = self.session.take().filter(|_| keep);
+        self.session = session;
+        self.timers.clear(Timer::Retry);
+        self.timers.clear(Timer::Unconfirmed);
+    }
+
+    /// Takes other addresses to try. Where the peer is now stays if it is one of them.
+    pub(super) fn set_endpoints(&mut self, candidates: Vec<SocketAddr>) {
+        if !self.endpoint.is_some_and(|endpoint| candidates.contains(&endpoint.address)) {
+            self.endpoint = candidates.first().map(|&address| address.into()).or(self.endpoint);
+        }
+        self.candidates = candidates;
+    }
+
+    /// Takes another interval of persistent keepalives, in seconds; the first one goes at once.
+    pub(super) fn set_persistent_keepalive(&mut self, seconds: u16, cx: &mut Context<'_>) {
+        let was = std::mem::replace(&mut self.persistent_keepalive, seconds);
+        if seconds == 0 {
+            self.timers.clear(Timer::PersistentKeepalive);
+        } else if was == 0 {
+            self.timers.set(Timer::PersistentKeepalive, cx.now);
+        } else {
+            self.passed(cx.now);
+        }
+    }
+
+    /// Starts a handshake, unless one is under way or a session is there.
+    pub(super) fn start(&mut self, cx: &mut Context<'_>) {
+        if self.session.as_ref().is_some_and(|session| session.current(cx.now).is_none()) {
+            self.want_handshake(cx);
+        }
+    }
+
+    /// Seals a packet (padded already) to the peer, or stages it for the session that it wants.
+    pub(super) fn send(&mut self, cx: &mut Context<'_>, packet: &[u8]) {
+        if self.endpoint.is_none() {
+            self.drops.count(DropReason::NoEndpoint);
+        } else if self.seal(cx, packet) {
+            self.data_sent(cx);
+        } else {
+            let overflow = self.staged.push(packet);
+            for _ in 0..overflow {
+                self.drops.count(DropReason::StagedOverflow);
+            }
+            self.want_handshake(cx);
+        }
+    }
+
+    /// Takes a handshake initiation that this peer made, and answers it.
+    pub(super) fn receive_initiation(
+        &mut self,
+        cx: &mut Context<'_>,
+        from: Endpoint,
+        initiation: &[u8],
+    ) -> Result<(), DropReason> {
+        let session = self.session.as_mut().ok_or(DropReason::UnknownPeer)?;
+        if self.last_initiation_heard.is_some_and(|at| cx.now < at + INITIATION_SPACING) {
+            return Err(DropReason::UnderLoad);
+        }
+        let out = cx.datagrams.place(INITIATION_LEN);
+        let len = session.respond(cx.now, initiation, out)?;
+        self.last_initiation_heard = Some(cx.now);
+        self.heard(cx, from, initiation.len());
+        self.sent(cx, from, len);
+        self.timers.set(Timer::Unconfirmed, cx.now + CONFIRM_TIMEOUT);
+        self.timers.set(Timer::Expire, cx.now + REJECT_AFTER_TIME);
+        Ok(())
+    }
+
+    /// Takes a handshake response: the session is there.
+    pub(super) fn receive_response(
+        &mut self,
+        cx: &mut Context<'_>,
+        from: Endpoint,
+        response: &[u8],
+    ) -> Result<(), DropReason> {
+        let session = self.session.as_mut().ok_or(DropReason::UnknownIndex)?;
+        let out = cx.datagrams.place(INITIATION_LEN);
+        let len = session.finish(response, out)?;
+        self.heard(cx, from, response.len());
+        self.sent(cx, from, len);
+        self.established(cx);
+        Ok(())
+    }
+
+    /// Takes a cookie reply: the next initiation will prove our address.
+    pub(super) fn receive_cookie_reply(&mut self, reply: &[u8]) -> Result<(), DropReason> {
+        self.session.as_mut().ok_or(DropReason::UnknownIndex)?.take_cookie(reply)
+    }
+
+    /// Opens transport data into `out`, which must be as long as `data`. Whoever could seal it is the
+    /// peer, whatever is inside.
+    pub(super) fn receive_data(
+        &mut self,
+        cx: &mut Context<'_>,
+        from: Endpoint,
+        data: &[u8],
+        out: &mut [u8],
+    ) -> Result<Opened, DropReason> {
+        let sessions = [self.session.as_mut(), self.retiring.as_mut()];
+        let mut result = Err(DropReason::UnknownIndex);
+        for session in sessions.into_iter().flatten() {
+            result = session.open(cx.now, data, out);
+            if !matches!(result, Err(DropReason::UnknownIndex)) {
+                break;
+            }
+        }
+        let (opened, newer) = result?;
+        self.heard(cx, from, data.len());
+        if newer {
+            self.established(cx);
+        }
+        if let Opened::Packet(_) = opened {
+            self.counters.rx_packets += 1;
+            self.timers.set_once(Timer::Keepalive, cx.now + KEEPALIVE_TIMEOUT);
+            // Section 6.2: an initiator that only receives makes the next session in good time.
+            self.keep_fresh(cx, REJECT_AFTER_TIME - KEEPALIVE_TIMEOUT - REKEY_TIMEOUT);
+        }
+        Ok(opened)
+    }
+
+    /// Tells that a datagram could not be sent: another address of the peer is tried at once, if it has
+    /// one that this handshake did not try.
+    pub(super) fn send_failed(&mut self, cx: &mut Context<'_>) {
+        self.drops.count(DropReason::SendFailed);
+        if self.timers.is_set(Timer::Retry) && (self.attempts as usize) < self.targets().count() {
+            self.timers.set(Timer::Retry, cx.now);
+        }
+    }
+
+    /// Tells that the local address that datagrams left from is gone.
+    pub(super) fn forget_source(&mut self) {
+        if let Some(endpoint) = &mut self.endpoint {
+            endpoint.source = None;
+        }
+    }
+
+    /// When [`Peer::handle_timeout`] has something to do.
+    pub(super) fn next_timeout(&self) -> Option<Instant> {
+        self.timers.next()
+    }
+
+    /// Does what is due.
+    pub(super) fn handle_timeout(&mut self, cx: &mut Context<'_>) {
+        while let Some(timer) = self.timers.take_due(cx.now) {
+            match timer {
+                Timer::Retry => self.retry(cx),
+                Timer::Keepalive => {
+                    self.seal(cx, &[]);
+                }
+                Timer::Unanswered => {
+                    // A local address that stopped working would explain it (kernel: timers.c,
+                    // wg_expired_new_handshake).
+                    self.forget_source();
+                    self.want_handshake(cx);
+                }
+                Timer::PersistentKeepalive => {
+                    if !self.seal(cx, &[]) {
+                        self.want_handshake(cx);
+                    }
+                    self.passed(cx.now);
+                }
+                Timer::Unconfirmed => {
+                    if !self.staged.is_empty() || self.timers.is_set(Timer::Unanswered) {
+                        self.want_handshake(cx);
+                    }
+                }
+                Timer::Expire => self.expire(cx.now),
+            }
+        }
+    }
+
+    pub(super) fn snapshot(&self, now: Instant) -> PeerSnapshot {
+        let counters = &self.counters;
+        let session = if self.has_session(now) {
+            SessionState::Established
+        } else if self.timers.is_set(Timer::Retry) {
+            SessionState::Handshaking
+        } else {
+            SessionState::Idle
+        };
+        PeerSnapshot {
+            public_key: self.public_key,
+            name: self.name.clone(),
+            preshared_key: self.preshared_key.clone(),
+            endpoint: self.endpoint.map(|endpoint| endpoint.address),
+            persistent_keepalive: self.persistent_keepalive,
+            allowed_ips: Vec::new(),
+            session,
+            last_handshake: counters.last_handshake,
+            last_heard: counters.last_heard,
+            unanswered_initiations: counters.unanswered_initiations,
+            rx_bytes: counters.rx_bytes,
+            tx_bytes: counters.tx_bytes,
+            rx_packets: counters.rx_packets,
+            tx_packets: counters.tx_packets,
+            drops: self.drops.clone(),
+        }
+    }
+
+    fn has_session(&self, now: Instant) -> bool {
+        let usable = |session: &Option<Session>| {
+            session.as_ref().is_some_and(|session| session.current(now).is_some())
+        };
+        usable(&self.session) || usable(&self.retiring)
+    }
+
+    /// Asks for a session: starts a handshake, or keeps the one under way going.
+    fn want_handshake(&mut self, cx: &mut Context<'_>) {
+        self.wanted_until = Some(cx.now + REKEY_ATTEMPT_TIME);
+        if self.session.is_some() && self.endpoint.is_some() && !self.timers.is_set(Timer::Retry) {
+            self.attempts = 0;
+            self.initiate(cx);
+        }
+    }
+
+    /// Sends an initiation to the next address and sets the time of the one after it.
+    fn initiate(&mut self, cx: &mut Context<'_>) {
+        let count = self.targets().count().max(1);
+        let Some(target) = self.targets().nth(self.attempts as usize % count) else { return };
+        let Some(session) = &mut self.session else { return };
+        let out = cx.datagrams.place(INITIATION_LEN);
+        if let Some(len) = session.initiate(cx.now, out) {
+            self.sent(cx, target, len);
+        }
+        let tried = self.attempts as usize + 1;
+        let delay = match tried.checked_sub(count) {
+            None => NEXT_ADDRESS,
+            Some(round) => FIRST_RETRIES.get(round).copied().unwrap_or_else(|| {
+                REKEY_TIMEOUT + Duration::from_millis(cx.rng.u64(0..=REKEY_JITTER_MS))
+            }),
+        };
+        self.timers.set(Timer::Retry, cx.now + delay);
+        self.attempts = self.attempts.saturating_add(1);
+        self.counters.unanswered_initiations =
+            self.counters.unanswered_initiations.saturating_add(1);
+        if self.attempts > 1 {
+            let initiations = self.counters.unanswered_initiations;
+            cx.events.push_back(Event::Unanswered { peer: self.public_key, initiations });
+        }
+    }
+
+    fn retry(&mut self, cx: &mut Context<'_>) {
+        let wanted = self.wanted_until.is_some_and(|until| cx.now < until);
+        if wanted || self.persistent_keepalive != 0 {
+            self.initiate(cx);
+        } else {
+            for _ in 0..self.staged.clear() {
+                self.drops.count(DropReason::StagedExpired);
+            }
+            self.timers.set_once(Timer::Expire, cx.now);
+        }
+    }
+
+    /// Where initiations go: the endpoint first, then the other addresses of the peer.
+    fn targets(&self) -> impl Iterator<Item = Endpoint> + '_ {
+        let now = self.endpoint.map(|endpoint| endpoint.address);
+        let others = self.candidates.iter().filter(move |&&address| Some(address) != now);
+        self.endpoint.into_iter().chain(others.map(|&address| address.into()))
+    }
+
+    /// A session can carry packets, a new one or one that the peer began to use.
+    fn established(&mut self, cx: &mut Context<'_>) {
+        let silent = self.counters.last_handshake.is_none_or(|at| cx.now >= at + REJECT_AFTER_TIME)
+            || self.counters.unanswered_initiations > 1;
+        self.timers.clear(Timer::Retry);
+        self.timers.clear(Timer::Unconfirmed);
+        self.timers.set(Timer::Expire, cx.now + REJECT_AFTER_TIME);
+        self.counters.unanswered_initiations = 0;
+        let at = self.session.as_ref().and_then(|session| session.current(cx.now));
+        self.counters.last_handshake =
+            self.counters.last_handshake.max(at.map(|session| session.at()));
+        if let Some(endpoint) = self.endpoint.filter(|_| silent) {
+            let (peer, endpoint) = (self.public_key, endpoint.address);
+            cx.events.push_back(Event::Established { peer, endpoint });
+        }
+        while let Some(packet) = self.staged.pop() {
+            if self.seal(cx, &packet) {
+                self.data_sent(cx);
+            }
+        }
+    }
+
+    /// Seals a packet, or nothing for a keepalive; false without a session to seal it.
+    fn seal(&mut self, cx: &mut Context<'_>, packet: &[u8]) -> bool {
+        let Some(endpoint) = self.endpoint else { return false };
+        let out = cx.datagrams.place((packet.len() + DATA_OVERHEAD).max(INITIATION_LEN));
+        let sessions = [self.session.as_mut(), self.retiring.as_mut()];
+        let Some(len) =
+            sessions.into_iter().flatten().find_map(|session| session.seal(cx.now, packet, out))
+        else {
+            return false;
+        };
+        self.sent(cx, endpoint, len);
+        true
+    }
+
+    /// Called after a packet was sealed: its answer is awaited, and an old session is renewed.
+    fn data_sent(&mut self, cx: &mut Context<'_>) {
+        self.counters.tx_packets += 1;
+        if !self.timers.is_set(Timer::Unanswered) {
+            let jitter = Duration::from_millis(cx.rng.u64(0..=REKEY_JITTER_MS));
+            let at = cx.now + KEEPALIVE_TIMEOUT + REKEY_TIMEOUT + jitter;
+            self.timers.set(Timer::Unanswered, at);
+        }
+        self.keep_fresh(cx, REKEY_AFTER_TIME);
+    }
+
+    /// Makes the next session when the current one is ours and of this age, or of former keys.
+    fn keep_fresh(&mut self, cx: &mut Context<'_>, age: Duration) {
+        match self.session.as_ref().and_then(|session| session.current(cx.now)) {
+            Some(session) if !session.initiator || session.age(cx.now) < age => {}
+            _ => self.want_handshake(cx),
+        }
+    }
+
+    /// Queues what was written last to the outbox, an authenticated message.
+    fn sent(&mut self, cx: &mut Context<'_>, to: Endpoint, len: usize) {
+        cx.datagrams.push((Some(cx.id), to), len);
+        self.counters.tx_bytes += len as u64;
+        self.timers.clear(Timer::Keepalive);
+        self.passed(cx.now);
+    }
+
+    /// Called after an authenticated message was received: the peer is there, and that is where.
+    fn heard(&mut self, cx: &mut Context<'_>, from: Endpoint, len: usize) {
+        self.counters.rx_bytes += len as u64;
+        self.counters.last_heard = Some(cx.now);
+        self.endpoint = Some(from);
+        self.timers.clear(Timer::Unanswered);
+        self.passed(cx.now);
+    }
+
+    /// Called after an authenticated message passed in either direction.
+    fn passed(&mut self, now: Instant) {
+        if self.persistent_keepalive != 0 {
+            let interval = Duration::from_secs(self.persistent_keepalive.into());
+            self.timers.set(Timer::PersistentKeepalive, now + interval);
+        }
+    }
+
+    fn expire(&mut self, now: Instant) {
+        self.retiring.take_if(|session| !session.expire(now));
+        let left = self.session.as_mut().is_some_and(|session| session.expire(now));
+        if left || self.retiring.is_some() {
+            self.timers.set(Timer::Expire, now + REJECT_AFTER_TIME);
+        }
+    }
+}
+
+/// Packets that wait for a session, the oldest first.
+#[derive(Default)]
+struct Staged {
+    packets: VecDeque<Vec<u8>>,
+    bytes: usize,
+}
+
+impl Staged {
+    /// Adds a packet and returns how many old ones had to go for it.
+    fn push(&mut self, packet: &[u8]) -> usize {
+        self.bytes += packet.len();
+        self.packets.push_back(packet.to_vec());
+        let mut overflow = 0;
+        while self.packets.len() > MAX_STAGED || self.bytes > MAX_STAGED_BYTES {
+            overflow += usize::from(self.pop().is_some());
+        }
+        overflow
+    }
+
+    fn pop(&mut self) -> Option<Vec<u8>> {
+        let packet = self.packets.pop_front()?;
+        self.bytes -= packet.len();
+        Some(packet)
+    }
+
+    fn clear(&mut self) -> usize {
+        let count = self.packets.len();
+        *self = Self::default();
+        count
+    }
+
+    fn is_empty(&self) -> bool {
+        self.packets.is_empty()
+    }
+}
