@@ -1,0 +1,120 @@
+//! The other end of the control socket: how `status` and `wait` ask the daemon.
+//!
+//! Blocking and with a deadline: the commands have nothing else to do. Errors are for the eyes of the
+//! operator and say what to do.
+
+use std::io::{self, BufRead, BufReader, Read, Write};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use super::{SOCKET_DIRECTORY, socket_path};
+use crate::status::Status;
+
+/// The daemon answers within this time, or something is wrong with it.
+const DEADLINE: Duration = Duration::from_secs(2);
+/// Bytes of an answer: 130,560 allowed IPs are 6 MB.
+const REPLY_LIMIT: u64 = 64 << 20;
+
+/// Says why there is no status.
+#[derive(Debug)]
+pub enum ClientError {
+    /// No socket, or nobody listens on it.
+    NotRunning {
+        /// Which interface was asked for.
+        interface: String,
+        /// Its socket.
+        path: PathBuf,
+    },
+    /// The socket is not ours to open.
+    Denied(PathBuf),
+    /// Somebody listens, but does not answer as hushwire does.
+    NotHushwire(PathBuf),
+    /// Somebody listens, but does not answer in time.
+    Silent(PathBuf),
+    /// The system refused.
+    System {
+        /// The socket.
+        path: PathBuf,
+        /// Why.
+        error: io::Error,
+    },
+}
+
+impl std::fmt::Display for ClientError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            ClientError::NotRunning { interface, path } => write!(
+                f,
+                "no hushwire runs for interface {interface}: nobody listens on {}; start it with \
+                 `hushwire up`, or name another interface with --interface",
+                path.display()
+            ),
+            ClientError::Denied(path) => write!(
+                f,
+                "{} may be opened by its owner only; run this as root or as the owner",
+                path.display()
+            ),
+            ClientError::NotHushwire(path) => write!(
+                f,
+                "what listens on {} does not answer as hushwire of this version does; if it is \
+                 another WireGuard, ask it with `wg show`, else restart it",
+                path.display()
+            ),
+            ClientError::Silent(path) => write!(
+                f,
+                "hushwire listens on {} but did not answer within {} s; look at its log",
+                path.display(),
+                DEADLINE.as_secs()
+            ),
+            ClientError::System { path, error } => write!(f, "{}: {error}", path.display()),
+        }
+    }
+}
+
+impl std::error::Error for ClientError {}
+
+/// Asks the daemon of an interface for its status.
+///
+/// # Errors
+/// [`ClientError`]: nobody there, not permitted, or no answer that makes sense within 2 s.
+pub fn fetch_status(interface: &str) -> Result<Status, ClientError> {
+    fetch_status_in(Path::new(SOCKET_DIRECTORY), interface)
+}
+
+/// Asks the daemon whose control socket is in another directory than that of `wg`.
+///
+/// # Errors
+/// As [`fetch_status`].
+pub fn fetch_status_in(directory: &Path, interface: &str) -> Result<Status, ClientError> {
+    let path = socket_path(directory, interface);
+    let lines = exchange(&path).map_err(|error| match error.kind() {
+        io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => {
+            ClientError::NotRunning { interface: interface.to_owned(), path: path.clone() }
+        }
+        io::ErrorKind::PermissionDenied => ClientError::Denied(path.clone()),
+        io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => ClientError::Silent(path.clone()),
+        // wireguard-go hangs up on a request that it does not know.
+        io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe => {
+            ClientError::NotHushwire(path.clone())
+        }
+        _ => ClientError::System { path: path.clone(), error },
+    })?;
+    let value = |key: &str| lines.iter().find_map(|line| line.strip_prefix(key));
+    value("status=")
+        .filter(|_| value("errno=") == Some("0"))
+        .and_then(|json| serde_json::from_str(json).ok())
+        .ok_or(ClientError::NotHushwire(path))
+}
+
+/// Sends the request; the lines of the answer up to its empty line, or to its end.
+fn exchange(path: &Path) -> io::Result<Vec<String>> {
+    let mut stream = UnixStream::connect(path)?;
+    stream.set_read_timeout(Some(DEADLINE))?;
+    stream.set_write_timeout(Some(DEADLINE))?;
+    stream.write_all(b"status=1\n\n")?;
+    BufReader::new(stream.take(REPLY_LIMIT))
+        .lines()
+        .take_while(|line| !matches!(line, Ok(text) if text.is_empty()))
+        .collect()
+}
