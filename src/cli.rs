@@ -1,0 +1,344 @@
+//! The command line: what `hushwire --help` shows, as types.
+//!
+//! Values are parsed here, by the rules of the configuration, so that a command never sees a bad one.
+//! Help is written for somebody who has never seen the program and fits 80 columns. Read by main.rs.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use ipnet::IpNet;
+
+use crate::config::{Complaint, PeerEndpoint, values};
+
+/// Where the configuration is looked for.
+pub const DEFAULT_CONFIG: &str = "/etc/hushwire/hushwire.toml";
+
+/// Private overlay addresses for Prometheus Alertmanager
+///
+/// hushwire gives every Alertmanager a private address, and carries its cluster
+/// gossip between machines encrypted and authenticated, by WireGuard. Alertmanager
+/// itself stays as it is: it listens on its overlay address.
+#[derive(Debug, Parser)]
+#[command(name = "hushwire", version, max_term_width = 80, after_long_help = OVERVIEW)]
+#[command(disable_help_subcommand = true, arg_required_else_help = true, verbatim_doc_comment)]
+pub struct Arguments {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+const OVERVIEW: &str = "\
+Start here, on each machine:
+  hushwire init --name machine1 --address 10.99.0.1 \\
+    --endpoint machine1.example.org:51820
+  # collect the blocks that it prints in /etc/hushwire/hushwire.toml,
+  # the same file on every machine; then
+  hushwire check
+  hushwire up
+  alertmanager $(hushwire alertmanager-flags) ...
+
+Exit codes:
+  0  done
+  1  failed; the reason is on standard error
+  2  wrong arguments, or a configuration with errors; nothing was done
+
+`hushwire COMMAND --help` tells more, with an example.";
+
+/// One subcommand, as it was typed.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Run the tunnel, in the foreground
+    ///
+    /// Makes the overlay interface, listens on the UDP port, and keeps sessions with
+    /// all peers until SIGTERM or SIGINT. Needs root, or CAP_NET_ADMIN and
+    /// /dev/net/tun. SIGHUP reads the configuration again: only what differs is
+    /// changed, and a file with errors changes nothing. It logs to standard error.
+    #[command(
+        verbatim_doc_comment,
+        after_long_help = "\
+Example:
+  hushwire up --config ./hushwire.toml --log-level debug
+
+Exit codes:
+  0  ended by a signal
+  1  the tunnel could not be made or kept
+  2  the configuration has errors; nothing was touched"
+    )]
+    Up(Up),
+
+    /// Validate the configuration; changes nothing
+    ///
+    /// Prints what this machine would do, or every error of the file at once, each
+    /// with its place. Needs no root, only the right to read the key files.
+    #[command(
+        verbatim_doc_comment,
+        after_long_help = "\
+Example, before a reload:
+  hushwire check && systemctl reload hushwire
+
+Exit codes:
+  0  the configuration is good
+  2  it has errors"
+    )]
+    Check(ConfigFile),
+
+    /// Show peers, sessions, traffic and dropped packets
+    ///
+    /// Asks the running hushwire by its control socket; for root or its owner only.
+    #[command(
+        verbatim_doc_comment,
+        after_long_help = "\
+Examples:
+  hushwire status
+  hushwire status --json | jq -r '.peers[] | [.name, .session] | @tsv'
+
+Exit codes:
+  0  shown
+  1  no hushwire runs for that interface, or it does not answer"
+    )]
+    Status(Status),
+
+    /// Wait until the overlay is ready: for start scripts and health checks
+    ///
+    /// Ends as soon as the interface is there, addressed and up, and as many peers as
+    /// asked for have a session. Says what is missing if that takes too long.
+    #[command(
+        verbatim_doc_comment,
+        after_long_help = "\
+Example, as a start gate:
+  hushwire wait --timeout 10 && exec alertmanager ...
+
+Exit codes:
+  0  ready
+  1  not ready in time, or no hushwire runs for that interface"
+    )]
+    Wait(Wait),
+
+    /// Make this machine's key, and print its `[[peer]]` block
+    ///
+    /// Writes private.key beside the configuration file (mode 0600) and prints the
+    /// block of this machine, which is no secret. Put the blocks of all machines into
+    /// one configuration file, the same on every machine. A key that is there already
+    /// is never overwritten.
+    #[command(
+        verbatim_doc_comment,
+        after_long_help = "\
+Example:
+  hushwire init --name machine1 --address 10.99.0.1 \\
+    --endpoint machine1.example.org:51820 >> machines.toml
+
+Exit codes:
+  0  the key is written and the block is printed
+  1  there is a key already, or it cannot be written; nothing was changed
+  2  wrong arguments; nothing was changed"
+    )]
+    Init(Init),
+
+    /// Print the Alertmanager flags for this machine
+    ///
+    /// One line: the overlay address to listen on, and those of all peers, with the
+    /// port of `[gossip] port`. A peer's address is the first of its allowed_ips that
+    /// is a single address, of the same family as our own if it has one.
+    #[command(
+        verbatim_doc_comment,
+        after_long_help = "\
+Example:
+  alertmanager $(hushwire alertmanager-flags) --config.file=...
+
+Exit codes:
+  0  printed
+  1  there is nothing to print for --peer-name
+  2  the configuration has errors"
+    )]
+    AlertmanagerFlags(AlertmanagerFlags),
+
+    /// Print a new private key, as `wg genkey` does
+    #[command(after_long_help = "\
+Example:
+  (umask 077; hushwire genkey > private.key)
+
+Exit codes:
+  0  printed
+  1  it could not be made or written")]
+    Genkey,
+
+    /// Read a private key, print its public key, as `wg pubkey` does
+    #[command(after_long_help = "\
+Example:
+  hushwire pubkey < private.key
+
+Exit codes:
+  0  printed
+  1  what was read is no key")]
+    Pubkey,
+
+    /// Print a new preshared key, as `wg genpsk` does
+    #[command(after_long_help = "\
+Example:
+  (umask 077; hushwire genpsk > cluster.psk)
+
+Exit codes:
+  0  printed
+  1  it could not be made or written")]
+    Genpsk,
+}
+
+/// Which configuration.
+#[derive(Debug, Args)]
+pub struct ConfigFile {
+    /// The configuration file
+    #[arg(long, value_name = "FILE", default_value = DEFAULT_CONFIG)]
+    pub config: PathBuf,
+}
+
+/// Arguments of `up`.
+#[derive(Debug, Args)]
+pub struct Up {
+    /// Which configuration.
+    #[command(flatten)]
+    pub file: ConfigFile,
+    /// How much to log [default: $LOG_LEVEL, else info]
+    ///
+    /// verbose is debug and silent is error, as wireguard-go names them.
+    #[arg(long, value_name = "LEVEL", ignore_case = true)]
+    pub log_level: Option<LogLevel>,
+}
+
+/// How much is logged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum LogLevel {
+    /// What made it stop.
+    #[value(alias = "silent")]
+    Error,
+    /// Odd, but it goes on.
+    Warn,
+    /// Peers and the overlay, up or down.
+    Info,
+    /// Why something was not done.
+    #[value(alias = "verbose")]
+    Debug,
+    /// Single packets.
+    Trace,
+}
+
+/// Which running hushwire.
+#[derive(Debug, Args)]
+pub struct Running {
+    /// The interface of the running hushwire [default: as configured, else hush0]
+    #[arg(long, value_name = "NAME", value_parser = values::interface_name)]
+    pub interface: Option<String>,
+    /// Which configuration.
+    #[command(flatten)]
+    pub file: ConfigFile,
+}
+
+/// Arguments of `status`.
+#[derive(Debug, Args)]
+pub struct Status {
+    /// Print JSON, for scripts
+    #[arg(long)]
+    pub json: bool,
+    /// Show it again each second, until interrupted; with --json, one line each
+    #[arg(long)]
+    pub watch: bool,
+    /// Which running hushwire.
+    #[command(flatten)]
+    pub running: Running,
+}
+
+/// Arguments of `wait`.
+#[derive(Debug, Args)]
+pub struct Wait {
+    /// How many peers must have a session
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub peers: usize,
+    /// Give up after so many seconds; 0.5 is half a second
+    #[arg(long, value_name = "SECONDS", default_value = "30", value_parser = seconds)]
+    pub timeout: Duration,
+    /// Which running hushwire.
+    #[command(flatten)]
+    pub running: Running,
+}
+
+/// Arguments of `init`.
+#[derive(Debug, Args)]
+pub struct Init {
+    /// Name of this machine, for people and for Alertmanager
+    #[arg(long, value_name = "NAME", value_parser = values::machine_name)]
+    pub name: String,
+    /// Its overlay address: one that no other machine has; may be repeated
+    #[arg(long, value_name = "ADDRESS", required = true, value_parser = single_address)]
+    pub address: Vec<IpNet>,
+    /// Where peers reach it, HOST:PORT; none if it is behind NAT
+    #[arg(long, value_name = "HOST:PORT", value_parser = endpoint)]
+    pub endpoint: Option<String>,
+    /// Which configuration: the key goes beside it.
+    #[command(flatten)]
+    pub file: ConfigFile,
+}
+
+/// Arguments of `alertmanager-flags`.
+#[derive(Debug, Args)]
+pub struct AlertmanagerFlags {
+    /// Add --cluster.peer-name: for Alertmanager 0.30 and later only
+    ///
+    /// Older ones, such as Debian 12's 0.25, exit on a flag that they do not know.
+    #[arg(long)]
+    pub peer_name: bool,
+    /// Print each flag on a line of its own
+    #[arg(long)]
+    pub one_per_line: bool,
+    /// Which configuration.
+    #[command(flatten)]
+    pub file: ConfigFile,
+}
+
+fn seconds(text: &str) -> Result<Duration, String> {
+    text.parse()
+        .ok()
+        .and_then(|seconds| Duration::try_from_secs_f64(seconds).ok())
+        .ok_or_else(|| "give a number of seconds, such as 30 or 0.5".to_owned())
+}
+
+fn single_address(text: &str) -> Result<IpNet, String> {
+    let net = values::allowed_ip(text).map_err(|complaint| complaint.to_string())?;
+    if net.prefix_len() == net.max_prefix_len() {
+        Ok(net)
+    } else {
+        let address = net.addr();
+        Err(format!("{net} is more than one address; give that of this machine alone: {address}"))
+    }
+}
+
+/// Checks an endpoint by the rules of the configuration and keeps it as it was typed.
+fn endpoint(text: &str) -> Result<String, Complaint> {
+    text.parse::<PeerEndpoint>().map(|_| text.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_definitions_are_consistent() {
+        use clap::CommandFactory;
+        Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn seconds_are_numbers_that_a_duration_can_hold() {
+        assert_eq!(seconds("0.5"), Ok(Duration::from_millis(500)));
+        assert_eq!(seconds("0"), Ok(Duration::ZERO));
+        for bad in ["", "-1", "nan", "inf", "1e30", "5s"] {
+            assert!(seconds(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn log_levels_have_the_names_of_wireguard_go_too() {
+        assert_eq!(LogLevel::from_str("VERBOSE", true), Ok(LogLevel::Debug));
+        assert_eq!(LogLevel::from_str("silent", true), Ok(LogLevel::Error));
+        assert!(LogLevel::from_str("loud", true).is_err());
+    }
+}

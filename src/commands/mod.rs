@@ -1,0 +1,100 @@
+//! One file a subcommand; here is what they share.
+//!
+//! A command takes its arguments, writes its result to `out` and its remarks to standard error, and
+//! returns why it failed. It never exits the process: main.rs, the only caller, does.
+
+mod alertmanager_flags;
+mod check;
+mod init;
+mod keys;
+mod status;
+mod up;
+mod wait;
+
+use std::io::{self, Write};
+
+use crate::cli::{Command, Running};
+use crate::config;
+
+/// What is taken from the environment. Read once, in main.rs.
+#[derive(Clone, Debug, Default)]
+pub struct Environment {
+    /// What the configuration's loader needs of it.
+    pub config: config::Environment,
+}
+
+/// Why a command failed.
+#[derive(Debug)]
+pub enum Failure {
+    /// It could not be done; exit code 1.
+    Failed(String),
+    /// The configuration has errors; exit code 2.
+    Configuration(String),
+    /// Whoever read our output went away; no failure of ours, and nobody to tell.
+    OutputClosed,
+}
+
+impl Failure {
+    fn failed(error: impl std::fmt::Display) -> Self {
+        Failure::Failed(format!("hushwire: {error}"))
+    }
+}
+
+impl From<config::Errors> for Failure {
+    fn from(errors: config::Errors) -> Self {
+        Failure::Configuration(errors.to_string())
+    }
+}
+
+impl From<io::Error> for Failure {
+    /// Commands use `?` for writing their output, and for nothing else.
+    fn from(error: io::Error) -> Self {
+        if error.kind() == io::ErrorKind::BrokenPipe {
+            Failure::OutputClosed
+        } else {
+            Failure::failed(format_args!("cannot write to standard output: {error}"))
+        }
+    }
+}
+
+/// Runs one subcommand to its end.
+///
+/// # Errors
+/// [`Failure`]: what to print, and which exit code.
+pub fn run(
+    command: Command,
+    environment: &Environment,
+    out: &mut dyn Write,
+) -> Result<(), Failure> {
+    match command {
+        Command::Up(arguments) => up::run(&arguments, environment),
+        Command::Check(arguments) => check::run(&arguments, environment, out),
+        Command::Status(arguments) => status::run(&arguments, out),
+        Command::Wait(arguments) => wait::run(&arguments, out),
+        Command::Init(arguments) => init::run(&arguments, out),
+        Command::AlertmanagerFlags(arguments) => {
+            alertmanager_flags::run(&arguments, environment, out)
+        }
+        Command::Genkey => keys::genkey(out),
+        Command::Pubkey => keys::pubkey(out),
+        Command::Genpsk => keys::genpsk(out),
+    }
+}
+
+/// Says something on standard error. If that is closed, there is nobody to tell.
+fn remark(text: impl std::fmt::Display) {
+    let _ = writeln!(io::stderr(), "{text}");
+}
+
+/// The interface of the hushwire that is meant: the one given, else the one that the configuration
+/// names, else hush0. Only the name is read, so that neither a mistake elsewhere in the file nor a key
+/// that is not ours to read is in the way.
+fn interface(running: &Running) -> String {
+    let configured = || {
+        let text = std::fs::read_to_string(&running.file.config).ok()?;
+        let file = toml::de::DeTable::parse(&text).ok()?;
+        let name = file.get_ref().get("interface")?.get_ref().get("name")?.get_ref().as_str()?;
+        config::values::interface_name(name).ok()
+    };
+    running.interface.clone().or_else(configured).unwrap_or_else(|| "hush0".to_owned())
+}

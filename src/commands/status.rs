@@ -1,0 +1,383 @@
+//! `hushwire status`: asks the daemon, prints text for people or JSON for scripts.
+//!
+//! The text fits 80 columns unless a single name is longer. `render` is pure.
+
+use std::collections::BTreeMap;
+use std::fmt::Display;
+use std::io::{self, IsTerminal, Write};
+use std::thread::sleep;
+use std::time::Duration;
+
+use super::{Failure, interface};
+use crate::cli;
+use crate::status::{PeerStatus, Status};
+use crate::uapi::fetch_status;
+use crate::wireguard::SessionState;
+
+const WIDTH: usize = 80;
+/// Column of the values below a title.
+const INDENT: usize = 14;
+/// Prefixes shown for one peer; more would drown the rest.
+const PREFIXES: usize = 8;
+
+pub(super) fn run(arguments: &cli::Status, out: &mut dyn Write) -> Result<(), Failure> {
+    let interface = interface(&arguments.running);
+    let mut text = shown(fetch_status(&interface).map_err(Failure::failed)?, arguments)?;
+    if !arguments.watch {
+        return Ok(out.write_all(text.as_bytes())?);
+    }
+    // Clears what is on the screen and goes to its first line (ECMA-48: ED 2, CUP).
+    let (before, after) = match (arguments.json, io::stdout().is_terminal()) {
+        (true, _) => ("", ""),
+        (false, true) => ("\x1b[2J\x1b[H", ""),
+        (false, false) => ("", "\n"),
+    };
+    loop {
+        write!(out, "{before}{text}{after}")?;
+        out.flush()?;
+        sleep(Duration::from_secs(1));
+        // Whoever watches a restart wants to see it come back.
+        text = match fetch_status(&interface) {
+            Ok(status) => shown(status, arguments)?,
+            Err(error) if arguments.json => return Err(Failure::failed(error)),
+            Err(error) => format!("{error}\n"),
+        };
+    }
+}
+
+fn shown(status: Status, arguments: &cli::Status) -> Result<String, Failure> {
+    let json = match (arguments.json, arguments.watch) {
+        (false, _) => return Ok(render(&status)),
+        (true, false) => serde_json::to_string_pretty(&status),
+        (true, true) => serde_json::to_string(&status),
+    };
+    json.map(|text| text + "\n").map_err(Failure::failed)
+}
+
+/// The name of a peer, or its key.
+pub(super) fn label(peer: &PeerStatus) -> &str {
+    peer.name.as_deref().unwrap_or(&peer.public_key)
+}
+
+/// The state of a peer's session, in words.
+pub(super) fn session(peer: &PeerStatus) -> String {
+    match (peer.session, peer.unanswered_initiations) {
+        (SessionState::Established, _) => "session established".to_owned(),
+        (SessionState::Handshaking, 0 | 1) => "handshaking".to_owned(),
+        (SessionState::Handshaking, count) => {
+            format!("handshaking, {count} initiations unanswered")
+        }
+        (SessionState::Idle, _) => "idle, nothing to send".to_owned(),
+    }
+}
+
+/// Renders a status for people.
+fn render(status: &Status) -> String {
+    let interface = &status.interface;
+    let mut title = vec![interface.name.clone()];
+    title.extend(interface.machine.clone());
+    title.extend(interface.address.iter().map(ToString::to_string));
+    title.push(format!("mtu {}", interface.mtu));
+    title.push(format!("port {}", interface.listen_port));
+    title.push(format!("up {}", duration(status.uptime_seconds)));
+    let mut text = flow(String::new(), 2, "  ", &title);
+    if !interface.attached {
+        let words: Vec<_> = interface.detail.split_whitespace().map(str::to_owned).collect();
+        text += &row("not up", " ", &words);
+    }
+    text += &row("public key", "", std::slice::from_ref(&interface.public_key));
+    text += &drops(&status.drops);
+    for peer in &status.peers {
+        text.push('\n');
+        text += &render_peer(peer);
+    }
+    text
+}
+
+fn render_peer(peer: &PeerStatus) -> String {
+    let mut title = vec![label(peer).to_owned()];
+    title.extend(peer.allowed_ips.iter().take(PREFIXES).map(ToString::to_string));
+    if let Some(more @ 1..) = peer.allowed_ips.len().checked_sub(PREFIXES) {
+        title.push(format!("and {more} more"));
+    }
+    title.push(session(peer));
+    let mut text = flow(String::new(), 2, "  ", &title);
+    let endpoint = peer.endpoint.map(|endpoint| endpoint.to_string());
+    let configured = peer.configured_endpoint.as_ref();
+    let endpoint = match (endpoint, configured) {
+        (Some(now), Some(configured)) if now != *configured => vec![now, format!("({configured})")],
+        (Some(now), _) => vec![now],
+        (None, Some(configured)) => vec![format!("no address yet ({configured})")],
+        (None, None) => vec!["unknown until it speaks first".to_owned()],
+    };
+    text += &row("endpoint", "  ", &endpoint);
+    let ago = |seconds: f64| format!("{} ago", duration(seconds));
+    let mut handshake = vec![peer.handshake_age_seconds.map_or_else(|| "none yet".to_owned(), ago)];
+    handshake.extend(peer.last_heard_seconds.map(|seconds| format!("heard {}", ago(seconds))));
+    text += &row("handshake", ", ", &handshake);
+    let traffic =
+        [format!("{} received", bytes(peer.rx_bytes)), format!("{} sent", bytes(peer.tx_bytes))];
+    text += &row("traffic", ", ", &traffic);
+    text + &drops(&peer.drops)
+}
+
+/// The reasons that occurred, the most frequent one first; no line if there was none.
+fn drops(drops: &BTreeMap<String, u64>) -> String {
+    let mut counted: Vec<_> = drops.iter().filter(|(_, count)| **count > 0).collect();
+    if counted.is_empty() {
+        return String::new();
+    }
+    counted.sort_by_key(|(_, count)| std::cmp::Reverse(**count));
+    let items: Vec<_> = counted.iter().map(|(reason, count)| format!("{count} {reason}")).collect();
+    row("dropped", ", ", &items)
+}
+
+fn row(label: &str, separator: &str, items: &[impl Display]) -> String {
+    flow(format!("  {label:<width$}", width = INDENT - 2), INDENT, separator, items)
+}
+
+/// Lines of items with a separator between them, broken between items before column 80.
+fn flow(first: String, indent: usize, separator: &str, items: &[impl Display]) -> String {
+    let mut text = first;
+    let mut column = text.chars().count();
+    for (index, item) in items.iter().enumerate() {
+        let item = item.to_string();
+        let length = item.chars().count();
+        // Room for the comma that may follow.
+        let comma = separator.trim_end().len();
+        if index > 0 && column + separator.len() + length + comma > WIDTH {
+            text += separator.trim_end();
+            text += &format!("\n{:indent$}", "");
+            column = indent;
+        } else if index > 0 {
+            text += separator;
+            column += separator.len();
+        }
+        text += &item;
+        column += length;
+    }
+    text + "\n"
+}
+
+/// The two largest units of a duration; tenths below ten seconds.
+fn duration(seconds: f64) -> String {
+    if seconds < 9.95 {
+        return format!("{seconds:.1} s");
+    }
+    let seconds = seconds.round() as u64;
+    let (minutes, hours, days) = (seconds / 60, seconds / 3600, seconds / 86_400);
+    match (days, hours, minutes) {
+        (0, 0, 0) => format!("{seconds} s"),
+        (0, 0, _) => format!("{minutes} min {} s", seconds % 60),
+        (0, _, _) => format!("{hours} h {} min", minutes % 60),
+        _ => format!("{days} d {} h", hours % 24),
+    }
+}
+
+/// A number of bytes with a binary unit and one decimal.
+fn bytes(count: u64) -> String {
+    let mut value = count as f64;
+    let mut unit = "B";
+    for larger in ["KiB", "MiB", "GiB", "TiB"] {
+        // 1023.95 would print as 1024.0.
+        if value < 1023.95 {
+            break;
+        }
+        value /= 1024.0;
+        unit = larger;
+    }
+    if unit == "B" { format!("{count} B") } else { format!("{value:.1} {unit}") }
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+    use crate::status::InterfaceStatus;
+    use crate::wireguard::DropReason;
+
+    const KEY: &str = "gDYXBOEU38eQg+73lTqpIVBCMShxac9JTzwXN4xhvG8=";
+
+    fn all_drops(counted: &[(DropReason, u64)]) -> BTreeMap<String, u64> {
+        let mut drops: BTreeMap<_, _> =
+            DropReason::ALL.iter().map(|reason| (reason.label().to_owned(), 0)).collect();
+        drops.extend(counted.iter().map(|(reason, count)| (reason.label().to_owned(), *count)));
+        drops
+    }
+
+    pub(in super::super) fn status(peers: Vec<PeerStatus>) -> Status {
+        Status {
+            version: "0.1.0".into(),
+            pid: 4242,
+            uptime_seconds: 11_525.0,
+            interface: InterfaceStatus {
+                name: "hush0".into(),
+                machine: Some("machine1".into()),
+                public_key: KEY.into(),
+                address: vec!["10.99.0.1/32".parse().unwrap()],
+                listen_port: 51820,
+                mtu: 1440,
+                attached: true,
+                detail: String::new(),
+            },
+            peers,
+            drops: all_drops(&[]),
+        }
+    }
+
+    pub(in super::super) fn peer(name: &str, session: SessionState) -> PeerStatus {
+        PeerStatus {
+            name: Some(name.into()),
+            public_key: KEY.into(),
+            configured_endpoint: None,
+            endpoint: None,
+            allowed_ips: vec!["10.99.0.2/32".parse().unwrap()],
+            session,
+            handshake_age_seconds: None,
+            last_heard_seconds: None,
+            unanswered_initiations: 0,
+            rx_bytes: 0,
+            tx_bytes: 0,
+            rx_packets: 0,
+            tx_packets: 0,
+            drops: all_drops(&[]),
+        }
+    }
+
+    #[test]
+    fn peers_sessions_traffic_and_drops_are_shown() {
+        let established = PeerStatus {
+            configured_endpoint: Some("machine2.example.org:51820".into()),
+            endpoint: "192.0.2.2:51820".parse().ok(),
+            handshake_age_seconds: Some(12.3),
+            last_heard_seconds: Some(0.21),
+            rx_bytes: 1_258_291,
+            tx_bytes: 3_565_158,
+            drops: all_drops(&[(DropReason::DisallowedSource, 1), (DropReason::Replayed, 3)]),
+            ..peer("machine2", SessionState::Established)
+        };
+        let handshaking = PeerStatus {
+            configured_endpoint: Some("[2001:db8::3]:51820".into()),
+            endpoint: "[2001:db8::3]:51820".parse().ok(),
+            allowed_ips: vec!["10.99.0.3/32".parse().unwrap(), "fd00:99::3/128".parse().unwrap()],
+            unanswered_initiations: 7,
+            tx_bytes: 1036,
+            ..peer("machine3", SessionState::Handshaking)
+        };
+        let idle = PeerStatus { name: None, ..peer("", SessionState::Idle) };
+        let unresolved = PeerStatus {
+            configured_endpoint: Some("machine5.example.org:51820".into()),
+            ..peer("machine5", SessionState::Idle)
+        };
+        let mut status = status(vec![established, handshaking, idle, unresolved]);
+        status.drops = all_drops(&[(DropReason::InvalidMac, 12), (DropReason::UnknownPeer, 400)]);
+        assert_eq!(
+            render(&status),
+            "\
+hush0  machine1  10.99.0.1/32  mtu 1440  port 51820  up 3 h 12 min
+  public key  gDYXBOEU38eQg+73lTqpIVBCMShxac9JTzwXN4xhvG8=
+  dropped     400 unknown_peer, 12 invalid_mac
+
+machine2  10.99.0.2/32  session established
+  endpoint    192.0.2.2:51820  (machine2.example.org:51820)
+  handshake   12 s ago, heard 0.2 s ago
+  traffic     1.2 MiB received, 3.4 MiB sent
+  dropped     3 replayed, 1 disallowed_source
+
+machine3  10.99.0.3/32  fd00:99::3/128  handshaking, 7 initiations unanswered
+  endpoint    [2001:db8::3]:51820
+  handshake   none yet
+  traffic     0 B received, 1.0 KiB sent
+
+gDYXBOEU38eQg+73lTqpIVBCMShxac9JTzwXN4xhvG8=  10.99.0.2/32
+  idle, nothing to send
+  endpoint    unknown until it speaks first
+  handshake   none yet
+  traffic     0 B received, 0 B sent
+
+machine5  10.99.0.2/32  idle, nothing to send
+  endpoint    no address yet (machine5.example.org:51820)
+  handshake   none yet
+  traffic     0 B received, 0 B sent
+"
+        );
+    }
+
+    #[test]
+    fn long_values_are_broken_before_column_80() {
+        let prefixes = |count: u8| {
+            (1..=count).map(|n| format!("fd00:99:1234:5678::{n:x}/128").parse().unwrap()).collect()
+        };
+        let name = "a-machine-name-of-63-bytes-which-is-the-longest-that-is-allowed";
+        let long = PeerStatus {
+            configured_endpoint: Some(format!("{name}.example.org:51820")),
+            endpoint: "[2001:db8:1234:5678:9abc:def0:1234:5678]:51820".parse().ok(),
+            allowed_ips: prefixes(11),
+            drops: all_drops(
+                &DropReason::ALL[..5].iter().map(|&r| (r, 1_000_000)).collect::<Vec<_>>(),
+            ),
+            ..peer(name, SessionState::Established)
+        };
+        let mut status = status(vec![long]);
+        status.interface.machine = Some(name.into());
+        status.interface.address = prefixes(2);
+        status.interface.attached = false;
+        status.interface.detail =
+            "the network namespace of the container is gone; it is looked for each second until it \
+             is back"
+                .into();
+        assert_eq!(
+            render(&status),
+            "\
+hush0  a-machine-name-of-63-bytes-which-is-the-longest-that-is-allowed
+  fd00:99:1234:5678::1/128  fd00:99:1234:5678::2/128  mtu 1440  port 51820
+  up 3 h 12 min
+  not up      the network namespace of the container is gone; it is looked for
+              each second until it is back
+  public key  gDYXBOEU38eQg+73lTqpIVBCMShxac9JTzwXN4xhvG8=
+
+a-machine-name-of-63-bytes-which-is-the-longest-that-is-allowed
+  fd00:99:1234:5678::1/128  fd00:99:1234:5678::2/128  fd00:99:1234:5678::3/128
+  fd00:99:1234:5678::4/128  fd00:99:1234:5678::5/128  fd00:99:1234:5678::6/128
+  fd00:99:1234:5678::7/128  fd00:99:1234:5678::8/128  and 3 more
+  session established
+  endpoint    [2001:db8:1234:5678:9abc:def0:1234:5678]:51820
+              (a-machine-name-of-63-bytes-which-is-the-longest-that-is-allowed.example.org:51820)
+  handshake   none yet
+  traffic     0 B received, 0 B sent
+  dropped     1000000 malformed_packet, 1000000 no_endpoint, 1000000 no_peer,
+              1000000 staged_expired, 1000000 staged_overflow
+"
+        );
+    }
+
+    #[test]
+    fn durations_have_the_two_largest_units() {
+        let cases = [
+            (0.0, "0.0 s"),
+            (9.94, "9.9 s"),
+            (9.96, "10 s"),
+            (59.7, "1 min 0 s"),
+            (185.0, "3 min 5 s"),
+            (11_525.0, "3 h 12 min"),
+            (183_600.0, "2 d 3 h"),
+        ];
+        for (seconds, text) in cases {
+            assert_eq!(duration(seconds), text);
+        }
+    }
+
+    #[test]
+    fn bytes_have_binary_units() {
+        let cases = [
+            (0, "0 B"),
+            (1023, "1023 B"),
+            (1024, "1.0 KiB"),
+            (1_048_575, "1.0 MiB"),
+            (3_565_158, "3.4 MiB"),
+            (u64::MAX, "16777216.0 TiB"),
+        ];
+        for (count, text) in cases {
+            assert_eq!(bytes(count), text);
+        }
+    }
+}

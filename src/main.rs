@@ -1,0 +1,93 @@
+//! Arguments become a command, a command becomes an exit code.
+//!
+//! The only room that reads the environment and sets up the log. Errors are one message on standard
+//! error, never a backtrace; a reader that went away (`hushwire status | head`) is no error.
+
+use std::ffi::OsString;
+use std::io::{self, IsTerminal, Write};
+use std::process::ExitCode;
+
+use clap::{Parser, ValueEnum};
+use hushwire::cli::{Arguments, Command, LogLevel};
+use hushwire::commands::{self, Environment, Failure};
+use tracing_subscriber::filter::{LevelFilter, Targets};
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
+
+fn main() -> ExitCode {
+    let arguments = match Arguments::try_parse() {
+        Ok(arguments) => arguments,
+        // Help and version come here too; they go to standard output and are no failure.
+        Err(error) => {
+            let _ = error.print();
+            return ExitCode::from(if error.use_stderr() { 2 } else { 0 });
+        }
+    };
+    if let Command::Up(up) = &arguments.command {
+        start_log(up.log_level);
+    }
+    let mut out = io::stdout().lock();
+    let ended =
+        commands::run(arguments.command, &environment(), &mut out).and_then(|()| Ok(out.flush()?));
+    match ended {
+        Ok(()) | Err(Failure::OutputClosed) => ExitCode::SUCCESS,
+        Err(Failure::Failed(message)) => complain(&message, 1),
+        Err(Failure::Configuration(message)) => complain(&message, 2),
+    }
+}
+
+/// The message as it is: those of a configuration begin with their file, as those of a compiler do.
+fn complain(message: &str, code: u8) -> ExitCode {
+    let _ = writeln!(io::stderr(), "{message}");
+    ExitCode::from(code)
+}
+
+fn environment() -> Environment {
+    Environment {
+        config: hushwire::config::Environment {
+            credentials_directory: variable("CREDENTIALS_DIRECTORY").map(Into::into),
+        },
+    }
+}
+
+/// What the variable says, if it says anything.
+#[allow(clippy::disallowed_methods, reason = "this is the one place that reads the environment")]
+fn variable(name: &str) -> Option<OsString> {
+    std::env::var_os(name).filter(|value| !value.is_empty())
+}
+
+fn start_log(argument: Option<LogLevel>) {
+    let given = variable("LOG_LEVEL").map(|value| value.to_string_lossy().into_owned());
+    let known = given.as_deref().and_then(|value| LogLevel::from_str(value, true).ok());
+    let level = match argument.or(known).unwrap_or(LogLevel::Info) {
+        LogLevel::Error => LevelFilter::ERROR,
+        LogLevel::Warn => LevelFilter::WARN,
+        LogLevel::Info => LevelFilter::INFO,
+        LogLevel::Debug => LevelFilter::DEBUG,
+        LogLevel::Trace => LevelFilter::TRACE,
+    };
+    let lines = tracing_subscriber::fmt::layer()
+        .compact()
+        .with_target(false)
+        .with_writer(io::stderr)
+        .with_ansi(io::stderr().is_terminal() && variable("NO_COLOR").is_none());
+    // boringtun says of each packet what our own lines say of each peer.
+    let filter = Targets::new().with_default(level).with_target("boringtun", LevelFilter::OFF);
+    // The journal has a time for each line already.
+    if variable("JOURNAL_STREAM").is_some() {
+        tracing_subscriber::registry().with(lines.without_time()).with(filter).init();
+    } else {
+        tracing_subscriber::registry().with(lines).with(filter).init();
+    }
+    if argument.is_none()
+        && known.is_none()
+        && let Some(given) = given
+    {
+        // A platform may set this variable for programs with other levels: no reason not to run.
+        tracing::warn!(
+            given,
+            allowed = "error, warn, info, debug, trace",
+            "LOG_LEVEL is none that hushwire knows; logging at info"
+        );
+    }
+}
