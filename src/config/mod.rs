@@ -2,6 +2,19 @@
 //!
 //! One file serves all machines: a machine finds itself in the list of peers by its public key. After
 //! [`load`] nothing can be wrong any more. Called by the commands and, on reload, by the daemon.
+//!
+//! The types stand here. `load` reads the file, with `syntax` (what is no TOML), `fields` (tables and
+//! types), `values` (texts), `blocks` (all machines), `us` (this one) and `keyfile`; `error` says what is
+//! wrong.
+
+mod blocks;
+mod error;
+mod fields;
+mod keyfile;
+mod load;
+mod syntax;
+mod us;
+pub mod values;
 
 use std::net::IpAddr;
 use std::num::NonZeroU16;
@@ -11,6 +24,16 @@ use std::time::Duration;
 use ipnet::IpNet;
 
 use crate::wireguard::{PresharedKey, PrivateKey, PublicKey};
+
+pub use error::{Complaint, Errors};
+pub use load::load;
+
+/// What the loader needs to know of the process's environment.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Environment {
+    /// `$CREDENTIALS_DIRECTORY`: where systemd puts the secrets of a service.
+    pub credentials_directory: Option<PathBuf>,
+}
 
 /// A configuration in which nothing is missing and nothing is wrong, as one machine sees it.
 #[derive(Clone, Debug, PartialEq, Eq)]
