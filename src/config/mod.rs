@@ -5,9 +5,10 @@
 //!
 //! The types stand here. `load` reads the file, with `syntax` (what is no TOML), `fields` (tables and
 //! types), `values` (texts), `blocks` (all machines), `us` (this one) and `keyfile`; `error` says what is
-//! wrong.
+//! wrong; `diff` compares two configurations.
 
 mod blocks;
+mod diff;
 mod error;
 mod fields;
 mod keyfile;
@@ -25,6 +26,7 @@ use ipnet::IpNet;
 
 use crate::wireguard::{PresharedKey, PrivateKey, PublicKey};
 
+pub use diff::{changes, diff, restart_needed};
 pub use error::{Complaint, Errors};
 pub use load::load;
 
