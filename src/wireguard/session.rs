@@ -158,8 +158,17 @@ impl Session {
         }
     }
 
-    /// The session that would seal a packet now, if there is one.
+    /// The session that would seal a packet now, if there is one. After crossing handshakes each side
+    /// ends up sealing with the session that the other one initiated: it counts as ours if we
+    /// initiated one of the same age, or else nobody would make the next one.
     pub(super) fn current(&self, now: Instant) -> Option<Established> {
+        let current = self.usable(now)?;
+        let ours = |session: &Established| session.initiator && session.at >= current.at;
+        let initiator = self.established.iter().flatten().any(ours);
+        Some(Established { initiator, ..current })
+    }
+
+    fn usable(&self, now: Instant) -> Option<Established> {
         self.current.filter(|session| session.age(now) < REJECT_AFTER_TIME)
     }
 
@@ -235,7 +244,7 @@ impl Session {
     /// Seals a padded packet (or nothing, for a keepalive) into `out`, which must be
     /// [`DATA_OVERHEAD`] bytes longer; `None` without a session that may be used.
     pub(super) fn seal(&mut self, now: Instant, packet: &[u8], out: &mut [u8]) -> Option<usize> {
-        self.current(now)?;
+        self.usable(now)?;
         // Tunn panics when `out` is too short, and wants room for an initiation as well.
         if out.len() < (packet.len() + DATA_OVERHEAD).max(INITIATION_LEN) {
             return None;

@@ -1,0 +1,559 @@
+//! The pure device, two of them on a wire in memory: handshakes, sessions, drops, live changes.
+
+#[path = "support/wire.rs"]
+mod wire;
+
+use std::time::Duration;
+
+use hushwire::wireguard::{
+    AllowedIpChange, Change, DropReason, Event, PeerChange, PrivateKey, SessionState,
+};
+use wire::{Delivery, Station, Wire, kind, peer, preshared, udp};
+
+fn seconds(n: u64) -> Duration {
+    Duration::from_secs(n)
+}
+
+#[test]
+fn a_packet_sent_before_the_session_arrives_after_the_handshake() {
+    let mut wire = Wire::strangers();
+    wire.b.know(wire.now, &wire.a, false);
+    wire.a.know(wire.now, &wire.b, true);
+    let packet = udp("10.99.0.1", "10.99.0.2", b"staged");
+    wire.a.send(wire.now, &packet);
+    wire.settle();
+    assert_eq!(std::mem::take(&mut wire.b.received), [packet], "{:#?}", wire.ladder);
+    assert_eq!(wire.a.peer(wire.now, &wire.b).session, SessionState::Established);
+    assert_eq!(wire.b.peer(wire.now, &wire.a).session, SessionState::Established);
+    assert!(wire.both_ways(), "{:#?}", wire.ladder);
+}
+
+#[test]
+fn crossing_initiations_converge_at_once() {
+    let mut wire = Wire::new();
+    assert_eq!(kind(&wire.a.sent[0].1), "initiation");
+    assert_eq!(kind(&wire.b.sent[0].1), "initiation");
+    wire.settle();
+    assert!(wire.both_ways(), "{:#?}", wire.ladder);
+    let initiations = wire.ladder.iter().filter(|line| line.contains("initiation")).count();
+    assert_eq!(initiations, 2, "{:#?}", wire.ladder);
+    wire.pass(seconds(60));
+    assert!(wire.both_ways(), "{:#?}", wire.ladder);
+    assert_eq!(wire.a.all_drops(wire.now) + wire.b.all_drops(wire.now), 0);
+}
+
+#[test]
+fn inner_packets_are_padded_to_16_bytes_but_never_past_the_mtu() {
+    let mut wire = Wire::connected();
+    for (payload, inner) in [(0, 32), (4, 32), (5, 48), (20, 48), (1405, 1440), (1412, 1440)] {
+        let packet = udp("10.99.0.1", "10.99.0.2", &vec![7; payload]);
+        wire.a.send(wire.now, &packet);
+        assert_eq!(wire.a.sent.last().unwrap().1.len(), inner + 32, "payload {payload}");
+        wire.settle();
+        assert_eq!(wire.b.received.pop().unwrap(), packet);
+    }
+    wire.a.device.apply(wire.now, vec![Change::Mtu(1433)]);
+    wire.a.send(wire.now, &udp("10.99.0.1", "10.99.0.2", &[7; 1405]));
+    assert_eq!(wire.a.sent.last().unwrap().1.len(), 1433 + 32);
+}
+
+#[test]
+fn a_lost_initiation_is_sent_again_after_1_s_then_2_s_then_5_s_with_jitter() {
+    let mut wire = Wire::strangers();
+    wire.a.know(wire.now, &wire.b, true);
+    let start = wire.now;
+    let mut times = Vec::new();
+    while times.len() < 6 {
+        for (_, datagram) in wire.a.sent.drain(..) {
+            assert_eq!(kind(&datagram), "initiation");
+            times.push((wire.now - start).as_secs_f64());
+        }
+        wire.now = wire.a.device.next_timeout().unwrap();
+        wire.a.timeout(wire.now);
+    }
+    assert_eq!(times[..3], [0.0, 1.0, 3.0]);
+    let gaps: Vec<f64> = times[2..].windows(2).map(|pair| pair[1] - pair[0]).collect();
+    assert!(gaps.iter().all(|gap| (5.0..=5.333).contains(gap)), "{gaps:?}");
+    assert_eq!(wire.a.peer(wire.now, &wire.b).unanswered_initiations, 6 + 1);
+}
+
+#[test]
+fn retries_end_90_s_after_the_last_packet_and_begin_again_with_the_next() {
+    let mut wire = Wire::strangers();
+    wire.a.know(wire.now, &wire.b, true);
+    wire.a.send(wire.now, &udp("10.99.0.1", "10.99.0.2", b"lost"));
+    wire.pass_with(seconds(120), |_, _| Delivery::Lose);
+    assert_eq!(wire.a.peer(wire.now, &wire.b).session, SessionState::Idle);
+    assert_eq!(wire.a.dropped(wire.now, DropReason::StagedExpired), 1);
+    let before = wire.ladder.len();
+    wire.pass_with(seconds(3600), |_, _| Delivery::Lose);
+    assert_eq!(wire.ladder.len(), before, "an idle device says nothing: {:#?}", wire.ladder);
+
+    wire.b.know(wire.now, &wire.a, false);
+    let packet = udp("10.99.0.1", "10.99.0.2", b"again");
+    wire.a.send(wire.now, &packet);
+    wire.settle();
+    assert_eq!(wire.b.received, [packet], "{:#?}", wire.ladder);
+}
+
+#[test]
+fn every_address_of_a_peer_is_tried_a_quarter_of_a_second_apart() {
+    let mut wire = Wire::strangers();
+    wire.b.know(wire.now, &wire.a, false);
+    let mut change = peer(&wire.b);
+    let dead = ["[2001:db8::dead]:51820".parse().unwrap(), "203.0.113.1:51820".parse().unwrap()];
+    change.endpoints = Some(vec![dead[0], dead[1], wire.b.address]);
+    wire.a.device.apply(wire.now, vec![Change::Peer(change)]);
+    wire.a.collect();
+    wire.pass(Duration::from_millis(499));
+    assert_eq!(wire.a.peer(wire.now, &wire.b).session, SessionState::Handshaking);
+    wire.pass(Duration::from_millis(1));
+    wire.settle();
+    assert_eq!(wire.a.peer(wire.now, &wire.b).endpoint, Some(wire.b.address));
+    assert!(wire.both_ways(), "{:#?}", wire.ladder);
+}
+
+#[test]
+fn an_address_that_cannot_be_sent_to_is_passed_over_at_once() {
+    let mut wire = Wire::strangers();
+    let mut change = peer(&wire.b);
+    change.endpoints = Some(vec!["[2001:db8::dead]:51820".parse().unwrap(), wire.b.address]);
+    wire.a.device.apply(wire.now, vec![Change::Peer(change)]);
+    let failed = wire.a.device.poll_transmit().unwrap().peer;
+    assert!(wire.a.device.poll_transmit().is_none());
+    wire.a.device.transmit_failed(wire.now, failed);
+    assert_eq!(wire.a.device.next_timeout(), Some(wire.now));
+    wire.a.timeout(wire.now);
+    assert_eq!(wire.a.sent[0].0, wire.b.address);
+    assert_eq!(wire.a.dropped(wire.now, DropReason::SendFailed), 1);
+}
+
+#[test]
+fn a_lost_response_or_confirmation_heals_within_a_second_or_so() {
+    for lost in ["response", "keepalive"] {
+        let mut wire = Wire::strangers();
+        wire.b.know(wire.now, &wire.a, false);
+        wire.a.know(wire.now, &wire.b, true);
+        let mut once = false;
+        wire.settle_with(|_, datagram| {
+            if kind(datagram) == lost && !std::mem::replace(&mut once, true) {
+                Delivery::Lose
+            } else {
+                Delivery::Deliver
+            }
+        });
+        assert!(once, "{:#?}", wire.ladder);
+        // The side that does not know yet whether the session works is the one that wants to send.
+        let packet = udp("10.99.0.2", "10.99.0.1", b"from the responder");
+        wire.b.send(wire.now, &packet);
+        wire.pass(Duration::from_millis(1100));
+        assert_eq!(wire.a.received, [packet], "lost {lost}: {:#?}", wire.ladder);
+    }
+}
+
+#[test]
+fn the_initiator_makes_a_new_session_when_it_sends_past_120_s() {
+    let mut wire = Wire::connected();
+    let first = wire.a.peer(wire.now, &wire.b).last_handshake.unwrap();
+    wire.pass(seconds(119));
+    assert!(wire.both_ways());
+    assert_eq!(wire.a.peer(wire.now, &wire.b).last_handshake, Some(first));
+    wire.pass(seconds(2));
+    assert!(wire.both_ways());
+    wire.settle();
+    let second = wire.a.peer(wire.now, &wire.b).last_handshake.unwrap();
+    assert!(second >= first + seconds(120), "{:#?}", wire.ladder);
+    assert!(wire.both_ways(), "{:#?}", wire.ladder);
+    assert_eq!(wire.a.all_drops(wire.now) + wire.b.all_drops(wire.now), 0);
+}
+
+/// After crossing handshakes both sides sealed with the session that the other one had initiated. Each
+/// left the rekey to the other, and every 180 s packets had to wait for a handshake.
+#[test]
+fn sessions_of_crossing_handshakes_are_renewed_at_120_s_as_well() {
+    let mut wire = Wire::connected();
+    let first = wire.a.peer(wire.now, &wire.b).last_handshake.unwrap();
+    for _ in 0..13 {
+        assert!(wire.both_ways(), "{:#?}", wire.ladder);
+        wire.pass(seconds(10));
+    }
+    let second = wire.a.peer(wire.now, &wire.b).last_handshake.unwrap();
+    assert_eq!(second, first + seconds(120), "{:#?}", wire.ladder);
+}
+
+#[test]
+fn a_session_is_neither_used_nor_accepted_past_180_s() {
+    let mut wire = Wire::connected();
+    let late = udp("10.99.0.1", "10.99.0.2", b"late");
+    wire.a.send(wire.now, &late);
+    let sealed = std::mem::take(&mut wire.a.sent);
+    wire.now += seconds(180);
+    wire.b.take(wire.now, wire.a.address, &sealed[0].1);
+    assert_eq!(wire.b.dropped(wire.now, DropReason::SessionExpired), 1);
+    assert_eq!(wire.a.peer(wire.now, &wire.b).session, SessionState::Idle);
+    wire.a.send(wire.now, &late);
+    assert_eq!(kind(&wire.a.sent[0].1), "initiation");
+    wire.settle();
+    assert_eq!(wire.b.received, [late]);
+}
+
+#[test]
+fn data_without_an_answer_starts_a_handshake_after_15_s_counted_from_the_first() {
+    let mut wire = Wire::connected();
+    let start = wire.now;
+    let packet = udp("10.99.0.1", "10.99.0.2", b"anyone?");
+    let mut initiation = None;
+    for _ in 0..40 {
+        wire.a.send(wire.now, &packet);
+        wire.pass_with(Duration::from_millis(500), |from_a, datagram| {
+            if from_a && kind(datagram) == "initiation" {
+                initiation.get_or_insert(());
+            }
+            Delivery::Lose
+        });
+        if initiation.is_some() {
+            break;
+        }
+    }
+    let after = (wire.now - start).as_secs_f64();
+    assert!((15.0..=16.0).contains(&after), "{after}");
+}
+
+#[test]
+fn one_way_data_is_answered_by_a_keepalive_after_10_s() {
+    let mut wire = Wire::connected();
+    wire.a.send(wire.now, &udp("10.99.0.1", "10.99.0.2", b"one way"));
+    wire.settle();
+    let before = wire.ladder.len();
+    wire.pass(Duration::from_millis(9_999));
+    assert_eq!(wire.ladder.len(), before);
+    wire.pass(Duration::from_millis(1));
+    wire.settle();
+    assert_eq!(wire.ladder[before..], ["B -> A keepalive 32 B Deliver"]);
+    wire.pass(seconds(60));
+    assert_eq!(wire.ladder.len(), before + 1, "{:#?}", wire.ladder);
+}
+
+#[test]
+fn a_persistent_keepalive_goes_on_for_ever_and_heals_when_the_peer_is_back() {
+    let mut wire = Wire::connected();
+    let mut change = PeerChange::new(wire.b.public_key());
+    change.persistent_keepalive = Some(5);
+    wire.a.device.apply(wire.now, vec![Change::Peer(change)]);
+    wire.a.collect();
+    wire.pass_with(seconds(3600), |_, _| Delivery::Lose);
+    let before = wire.ladder.len();
+    wire.pass_with(seconds(60), |_, _| Delivery::Lose);
+    let sent = wire.ladder.len() - before;
+    assert!((10..=26).contains(&sent), "{sent} in a minute after an hour");
+    wire.pass(seconds(6));
+    assert_eq!(wire.a.peer(wire.now, &wire.b).session, SessionState::Established);
+}
+
+#[test]
+fn a_killed_peer_that_starts_again_is_heard_at_once() {
+    let mut wire = Wire::connected();
+    wire.now += seconds(1);
+    wire.b = Station::new(2, wire.now);
+    wire.b.know(wire.now, &wire.a, true);
+    wire.settle();
+    assert!(wire.both_ways(), "{:#?}", wire.ladder);
+}
+
+#[test]
+fn peer_roams_to_a_new_endpoint_after_an_authenticated_packet() {
+    let mut wire = Wire::connected();
+    wire.a.address = "198.51.100.9:4444".parse().unwrap();
+    // Junk from elsewhere moves nothing.
+    wire.b.take(wire.now, "203.0.113.66:1".parse().unwrap(), &[4; 64]);
+    assert_ne!(wire.b.peer(wire.now, &wire.a).endpoint, Some(wire.a.address));
+    wire.a.send(wire.now, &udp("10.99.0.1", "10.99.0.2", b"from elsewhere"));
+    wire.settle();
+    assert_eq!(wire.b.peer(wire.now, &wire.a).endpoint, Some(wire.a.address));
+    wire.b.received.clear();
+    assert!(wire.both_ways(), "{:#?}", wire.ladder);
+}
+
+#[test]
+fn a_replayed_packet_is_delivered_once_and_counted() {
+    let mut wire = Wire::connected();
+    let packet = udp("10.99.0.1", "10.99.0.2", b"once");
+    wire.a.send(wire.now, &packet);
+    wire.settle_with(|_, _| Delivery::Twice);
+    assert_eq!(wire.b.received, [packet]);
+    assert_eq!(wire.b.peer(wire.now, &wire.a).drops.get(DropReason::Replayed), 1);
+}
+
+#[test]
+fn a_replayed_initiation_is_refused() {
+    let mut wire = Wire::strangers();
+    wire.b.know(wire.now, &wire.a, false);
+    wire.a.know(wire.now, &wire.b, true);
+    let initiation = wire.a.sent[0].1.clone();
+    wire.settle();
+    wire.now += seconds(1);
+    wire.b.take(wire.now, "203.0.113.66:1".parse().unwrap(), &initiation);
+    assert_eq!(wire.b.dropped(wire.now, DropReason::ReplayedHandshake), 1);
+    assert_eq!(wire.b.peer(wire.now, &wire.a).endpoint, Some(wire.a.address));
+    assert!(wire.b.sent.is_empty());
+}
+
+#[test]
+fn a_source_outside_the_allowed_ips_is_dropped_and_counted() {
+    let mut wire = Wire::connected();
+    wire.a.send(wire.now, &udp("10.99.0.77", "10.99.0.2", b"not mine"));
+    wire.settle();
+    assert!(wire.b.received.is_empty());
+    assert_eq!(wire.b.peer(wire.now, &wire.a).drops.get(DropReason::DisallowedSource), 1);
+}
+
+#[test]
+fn packets_for_nobody_and_packets_that_are_none_are_counted() {
+    let mut wire = Wire::connected();
+    wire.a.send(wire.now, &udp("10.99.0.1", "10.99.0.3", b"nobody"));
+    wire.a.send(wire.now, b"not a packet");
+    wire.a.send(wire.now, &[]);
+    assert_eq!(wire.a.dropped(wire.now, DropReason::NoPeer), 1);
+    assert_eq!(wire.a.dropped(wire.now, DropReason::MalformedPacket), 2);
+    let mut wire = Wire::strangers();
+    wire.a.know(wire.now, &wire.b, false);
+    wire.a.send(wire.now, &udp("10.99.0.1", "10.99.0.2", b"where?"));
+    assert_eq!(wire.a.dropped(wire.now, DropReason::NoEndpoint), 1);
+}
+
+#[test]
+fn staged_packets_are_bounded_and_the_oldest_goes() {
+    let mut wire = Wire::strangers();
+    wire.b.know(wire.now, &wire.a, false);
+    wire.a.know(wire.now, &wire.b, true);
+    for i in 0..130u8 {
+        wire.a.send(wire.now, &udp("10.99.0.1", "10.99.0.2", &[i]));
+    }
+    assert_eq!(wire.a.dropped(wire.now, DropReason::StagedOverflow), 2);
+    wire.settle();
+    let arrived: Vec<u8> = wire.b.received.iter().map(|packet| packet[28]).collect();
+    assert_eq!(arrived, (2..130).collect::<Vec<u8>>());
+}
+
+#[test]
+fn preshared_keys_must_agree() {
+    let mut wire = Wire::strangers();
+    let with = |other: &Station, key: Option<u8>| {
+        let mut change = peer(other);
+        change.endpoints = Some(vec![other.address]);
+        change.preshared_key = Some(key.map(preshared));
+        vec![Change::Peer(change)]
+    };
+    let (to_b, to_a) = (with(&wire.b, Some(1)), with(&wire.a, Some(2)));
+    wire.a.device.apply(wire.now, to_b);
+    wire.b.device.apply(wire.now, to_a);
+    wire.a.collect();
+    wire.b.collect();
+    wire.settle();
+    assert_ne!(wire.a.peer(wire.now, &wire.b).session, SessionState::Established);
+    assert!(wire.a.dropped(wire.now, DropReason::InvalidHandshake) > 0);
+    let same = with(&wire.a, Some(1));
+    wire.b.device.apply(wire.now, same);
+    wire.b.collect();
+    wire.pass(seconds(2));
+    assert!(wire.both_ways(), "{:#?}", wire.ladder);
+}
+
+#[test]
+fn a_new_preshared_key_or_private_key_keeps_packets_flowing() {
+    let mut wire = Wire::connected();
+    let mut change = PeerChange::new(wire.b.public_key());
+    change.preshared_key = Some(Some(preshared(1)));
+    wire.a.device.apply(wire.now, vec![Change::Peer(change)]);
+    wire.a.collect();
+    wire.settle();
+    assert!(wire.both_ways(), "the old session serves: {:#?}", wire.ladder);
+    let mut change = PeerChange::new(wire.a.public_key());
+    change.preshared_key = Some(Some(preshared(1)));
+    wire.b.device.apply(wire.now, vec![Change::Peer(change)]);
+    wire.b.collect();
+    wire.pass(seconds(2));
+    assert!(wire.both_ways(), "{:#?}", wire.ladder);
+    wire.pass(seconds(200));
+    assert!(wire.both_ways(), "{:#?}", wire.ladder);
+
+    // B gets another private key and A hears of it a second later.
+    let (old, new) = (wire.b.public_key(), PrivateKey::from_random([99; 32]));
+    wire.b.key = new.clone();
+    wire.b.device.apply(wire.now, vec![Change::PrivateKey(Some(new))]);
+    wire.b.collect();
+    wire.settle();
+    assert!(wire.both_ways(), "the old session serves: {:#?}", wire.ladder);
+    wire.pass(seconds(1));
+    let mut change = peer(&wire.b);
+    change.preshared_key = Some(Some(preshared(1)));
+    change.endpoints = Some(vec![wire.b.address]);
+    wire.a.device.apply(wire.now, vec![Change::RemovePeer(old), Change::Peer(change)]);
+    wire.a.collect();
+    wire.pass(seconds(2));
+    assert!(wire.both_ways(), "{:#?}", wire.ladder);
+}
+
+#[test]
+fn changing_one_peer_does_not_touch_another() {
+    let mut wire = Wire::connected();
+    let third = Station::new(3, wire.now);
+    let before = wire.a.peer(wire.now, &wire.b);
+    wire.a.know(wire.now, &third, true);
+    wire.a.sent.clear();
+    let mut change = PeerChange::new(third.public_key());
+    change.preshared_key = Some(Some(preshared(7)));
+    change.replace_allowed_ips = true;
+    change.allowed_ips = vec![AllowedIpChange::Add("10.99.3.0/24".parse().unwrap())];
+    wire.a.device.apply(wire.now, vec![Change::Peer(change)]);
+    wire.a.device.apply(wire.now, vec![Change::RemovePeer(third.public_key())]);
+    wire.a.collect();
+    wire.a.sent.clear();
+    assert_eq!(wire.a.peer(wire.now, &wire.b).last_handshake, before.last_handshake);
+    assert_eq!(wire.a.peer(wire.now, &wire.b).allowed_ips, before.allowed_ips);
+    assert!(wire.both_ways(), "{:#?}", wire.ladder);
+}
+
+#[test]
+fn an_allowed_ip_moves_from_peer_to_peer_and_back() {
+    let mut wire = Wire::connected();
+    let third = Station::new(3, wire.now);
+    wire.a.know(wire.now, &third, false);
+    let prefix = "10.99.0.2/32".parse().unwrap();
+    let mut change = PeerChange::new(third.public_key());
+    change.allowed_ips = vec![AllowedIpChange::Add(prefix)];
+    wire.a.device.apply(wire.now, vec![Change::Peer(change.clone())]);
+    wire.b.send(wire.now, &udp("10.99.0.2", "10.99.0.1", b"no longer"));
+    wire.settle();
+    assert_eq!(wire.a.dropped(wire.now, DropReason::DisallowedSource), 1);
+    change.allowed_ips = vec![AllowedIpChange::Remove(prefix)];
+    let back = peer(&wire.b);
+    wire.a.device.apply(wire.now, vec![Change::Peer(change), Change::Peer(back)]);
+    assert!(wire.both_ways(), "{:#?}", wire.ladder);
+}
+
+#[test]
+fn update_only_adds_nobody_and_the_own_key_is_no_peer() {
+    let mut wire = Wire::strangers();
+    let mut change = peer(&wire.b);
+    change.update_only = true;
+    let own = PeerChange::new(wire.a.public_key());
+    wire.a.device.apply(wire.now, vec![Change::Peer(change), Change::Peer(own)]);
+    assert!(wire.a.device.snapshot(wire.now).peers.is_empty());
+}
+
+#[test]
+fn a_flooding_source_is_asked_for_cookies_while_a_peer_shakes_hands() {
+    let mut wire = Wire::strangers();
+    wire.b.know(wire.now, &wire.a, false);
+    // A stranger who knows B's public key: each initiation has a valid mac1.
+    let mut stranger = Station::new(9, wire.now);
+    stranger.know(wire.now, &wire.b, true);
+    let initiation = stranger.sent[0].1.clone();
+    let flood = "203.0.113.66:7777".parse().unwrap();
+    for _ in 0..1000 {
+        wire.b.take(wire.now, flood, &initiation);
+    }
+    let replies = wire.b.sent.iter().filter(|(to, reply)| {
+        assert_eq!((*to, kind(reply)), (flood, "cookie reply"));
+        reply.len() < initiation.len()
+    });
+    assert_eq!(replies.count(), 990);
+    assert_eq!(wire.b.dropped(wire.now, DropReason::UnknownPeer), 10);
+    assert_eq!(wire.b.dropped(wire.now, DropReason::UnderLoad), 990);
+    wire.b.sent.clear();
+    wire.a.know(wire.now, &wire.b, true);
+    wire.settle();
+    assert!(wire.both_ways(), "{:#?}", wire.ladder);
+}
+
+#[test]
+fn a_peer_at_a_flooding_address_gets_through_with_its_cookie() {
+    let mut wire = Wire::strangers();
+    wire.b.know(wire.now, &wire.a, false);
+    let mut stranger = Station::new(9, wire.now);
+    stranger.know(wire.now, &wire.b, true);
+    let initiation = stranger.sent[0].1.clone();
+    for _ in 0..100 {
+        wire.b.take(wire.now, wire.a.address, &initiation);
+    }
+    wire.b.sent.clear();
+    wire.a.know(wire.now, &wire.b, true);
+    wire.settle();
+    assert!(wire.ladder.last().unwrap().contains("cookie reply"), "{:#?}", wire.ladder);
+    // The flood goes on: without the cookie the retry would be refused as well.
+    wire.now = wire.a.device.next_timeout().unwrap();
+    for _ in 0..100 {
+        wire.b.take(wire.now, wire.a.address, &initiation);
+    }
+    wire.b.sent.clear();
+    wire.a.timeout(wire.now);
+    wire.settle();
+    assert!(wire.both_ways(), "{:#?}", wire.ladder);
+}
+
+#[test]
+fn twenty_thousand_hostile_datagrams_deliver_nothing_and_are_all_counted() {
+    let seed = 20_000;
+    let mut rng = fastrand::Rng::with_seed(seed);
+    let mut wire = Wire::new();
+    let mut genuine = Vec::new();
+    wire.settle_with(|from_a, datagram| {
+        if from_a {
+            genuine.push(datagram.to_vec());
+        }
+        Delivery::Deliver
+    });
+    for i in 0..50 {
+        wire.a.send(wire.now, &udp("10.99.0.1", "10.99.0.2", &vec![7; i * 20]));
+        genuine.extend(wire.a.sent.iter().map(|(_, datagram)| datagram.clone()));
+        wire.settle();
+    }
+    wire.b.received.clear();
+    let before = wire.b.all_drops(wire.now);
+    // The sender's address is its own: the genuine peer is not slowed down by the handshake limit.
+    let from = "203.0.113.66:7777".parse().unwrap();
+    for _ in 0..20_000 {
+        let mut datagram = genuine[rng.usize(..genuine.len())].clone();
+        match rng.u8(..4) {
+            0 => datagram.truncate(rng.usize(..datagram.len())),
+            1 => {
+                let bit = rng.usize(..datagram.len() * 8);
+                datagram[bit / 8] ^= 1 << (bit % 8);
+            }
+            2 => {
+                datagram.truncate(rng.usize(..=datagram.len()));
+                datagram.iter_mut().for_each(|byte| *byte = rng.u8(..));
+                if let Some(first) = datagram.first_mut() {
+                    *first = rng.u8(..6);
+                }
+            }
+            _ => {}
+        }
+        wire.b.take(wire.now, from, &datagram);
+    }
+    assert!(wire.b.received.is_empty(), "seed {seed}");
+    assert_eq!(wire.b.all_drops(wire.now) - before, 20_000, "seed {seed}");
+    let strays = wire.b.sent.drain(..).filter(|(_, sent)| kind(sent) != "cookie reply").count();
+    assert_eq!(strays, 0, "seed {seed}");
+    assert_eq!(wire.b.peer(wire.now, &wire.a).endpoint, Some(wire.a.address), "seed {seed}");
+    assert!(wire.both_ways(), "seed {seed}");
+}
+
+#[test]
+fn a_peer_is_announced_when_it_comes_up_and_not_at_every_rekey() {
+    let mut wire = Wire::connected();
+    let ups = |events: &[Event]| {
+        events.iter().filter(|event| matches!(event, Event::Established { .. })).count()
+    };
+    assert_eq!(ups(&wire.a.events), 1);
+    for _ in 0..30 {
+        wire.pass(seconds(20));
+        assert!(wire.both_ways());
+    }
+    assert_eq!(ups(&wire.a.events), 1, "{:#?}", wire.ladder);
+    wire.pass_with(seconds(400), |_, _| Delivery::Lose);
+    wire.a.send(wire.now, &udp("10.99.0.1", "10.99.0.2", b"back"));
+    wire.pass(seconds(1));
+    assert_eq!(ups(&wire.a.events), 2, "{:?}", wire.a.events);
+}
