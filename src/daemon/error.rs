@@ -1,0 +1,59 @@
+//! Why `hushwire up` cannot start or go on: what was tried, what the system said, what to do.
+
+use std::fmt;
+use std::io;
+
+use crate::sys::attach::AttachError;
+use crate::uapi::BindError;
+
+/// Says why the tunnel cannot start, or not go on.
+#[derive(Debug)]
+pub enum Error {
+    /// The control socket cannot be made.
+    Control(BindError),
+    /// The underlay port cannot be opened.
+    Underlay {
+        /// The UDP port.
+        port: u16,
+        /// The mark of its packets.
+        fwmark: u32,
+        /// What the kernel said.
+        error: io::Error,
+    },
+    /// The overlay interface cannot be made.
+    Attach(AttachError),
+    /// Something that every program needs was refused.
+    Start(&'static str, io::Error),
+    /// The packet loop ended by itself.
+    PacketLoop,
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Error::Control(error) => error.fmt(f),
+            Error::Attach(error) => error.fmt(f),
+            Error::Underlay { port, error, .. } if error.kind() == io::ErrorKind::AddrInUse => {
+                write!(
+                    f,
+                    "UDP port {port} is in use by another program: stop it (`ss -lunp sport = {port}` \
+                     names it) or give another listen_port"
+                )
+            }
+            Error::Underlay { fwmark, error, .. }
+                if *fwmark != 0 && error.kind() == io::ErrorKind::PermissionDenied =>
+            {
+                write!(f, "fwmark {fwmark} refused: it needs the capability NET_ADMIN ({error})")
+            }
+            Error::Underlay { port, error, .. } => {
+                write!(f, "UDP port {port} cannot be opened: {error}")
+            }
+            Error::Start(what, error) => write!(f, "{what} cannot be started: {error}"),
+            Error::PacketLoop => f.write_str(
+                "the packet loop ended by itself, which is a bug: please report the lines above",
+            ),
+        }
+    }
+}
+
+impl std::error::Error for Error {}

@@ -1,0 +1,353 @@
+//! The life of `hushwire up`: open the sockets, attach the interface, run, leave nothing behind.
+//!
+//! A tokio runtime of one thread waits here for signals, for the control socket, for names to be
+//! resolved and for what the packet loop tells, and answers with [`Change`]s. It never touches a
+//! packet: `dataplane` runs on a thread of its own and goes on whatever happens here. Called by
+//! `commands::up`.
+
+mod error;
+mod names;
+mod overlay;
+mod report;
+
+use std::io;
+use std::time::{Duration, Instant, SystemTime};
+
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::mpsc;
+use tracing::{debug, error, info, warn};
+
+pub use error::Error;
+
+use crate::config::{self, Config, Environment};
+use crate::dataplane::{self, Handle, Notice};
+use crate::sys::attach::{self, AttachRequest};
+use crate::sys::udp::Udp;
+use crate::uapi::{BindError, Call, Listener, Reply, Request, render_get};
+use crate::wireguard::{Change, Device, Event, PeerChange, PublicKey};
+use names::{Names, Resolved};
+
+/// How long a predecessor that was just killed may take to let go of its socket and port.
+const PREDECESSOR_PATIENCE: Duration = Duration::from_secs(2);
+/// How often that is looked at.
+const PREDECESSOR_POLL: Duration = Duration::from_millis(5);
+/// Until the interface is made anew when that failed after it was deleted.
+const ATTACH_RETRY: Duration = Duration::from_secs(1);
+/// Initiations without an answer that make a peer count as down: 3 s after it was asked first.
+const UNANSWERED_IS_DOWN: u32 = 3;
+
+/// Runs the tunnel until SIGTERM or SIGINT.
+///
+/// # Errors
+/// [`Error`] when the tunnel cannot start, or not go on.
+pub fn run(config: Config, environment: Environment) -> Result<(), Error> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| Error::Start("the runtime", error))?;
+    let result = runtime.block_on(async {
+        let (daemon, inputs) = Daemon::start(config, environment).await?;
+        daemon.run(inputs).await
+    });
+    // A name that is being resolved holds a thread that cannot be interrupted: do not wait for it.
+    runtime.shutdown_background();
+    result
+}
+
+/// Everything that the control plane waits for.
+struct Inputs {
+    notices: mpsc::UnboundedReceiver<Notice>,
+    calls: mpsc::Receiver<Call>,
+    resolved: mpsc::UnboundedReceiver<Resolved>,
+    terminate: Signal,
+    interrupt: Signal,
+    reload: Signal,
+}
+
+struct Daemon {
+    config: Config,
+    environment: Environment,
+    plane: Handle,
+    names: Names,
+    attached: Attached,
+    /// What the interface was last asked to be.
+    request: AttachRequest,
+    clock: Clock,
+}
+
+/// Whether the overlay interface is there.
+enum Attached {
+    Yes { index: u32 },
+    No { detail: String },
+}
+
+/// One moment told by both clocks, to turn a time of one into the other.
+struct Clock {
+    started: Instant,
+    wall: SystemTime,
+}
+
+impl Clock {
+    #[expect(clippy::disallowed_methods, reason = "the control plane's loop takes the time here")]
+    fn now() -> Instant {
+        Instant::now()
+    }
+
+    #[expect(clippy::disallowed_methods, reason = "the control plane's loop takes the time here")]
+    fn start() -> Self {
+        Self { started: Instant::now(), wall: SystemTime::now() }
+    }
+
+    fn wall(&self, at: Instant) -> SystemTime {
+        match at.checked_duration_since(self.started) {
+            Some(after) => self.wall + after,
+            None => self.wall - self.started.duration_since(at),
+        }
+    }
+}
+
+impl Daemon {
+    async fn start(config: Config, environment: Environment) -> Result<(Self, Inputs), Error> {
+        let clock = Clock::start();
+        let signals = |kind| signal(kind).map_err(|error| Error::Start("signal handling", error));
+        let (terminate, interrupt, reload) = (
+            signals(SignalKind::terminate())?,
+            signals(SignalKind::interrupt())?,
+            signals(SignalKind::hangup())?,
+        );
+        // The control socket first: it tells another daemon of this interface apart from a left-over.
+        let listener = bind_control(&config.interface.name).await?;
+        let udp = bind_underlay(config.interface.listen_port, config.interface.fwmark).await?;
+
+        let (notify, notices) = mpsc::unbounded_channel();
+        let device = Device::new(seed()?);
+        let plane = dataplane::start(device, udp, notify)
+            .map_err(|error| Error::Start("the packet loop", error))?;
+
+        let (resolve, resolved) = mpsc::unbounded_channel();
+        let names = Names::new(resolve);
+        let mtu = overlay::mtu(&config, &overlay::literal_endpoints(&config));
+        let request = overlay::request(&config, mtu);
+        let attachment = attach::attach(&request).map_err(Error::Attach)?;
+        plane.attach(attachment.tun);
+
+        let (call, calls) = mpsc::channel(16);
+        tokio::spawn(listener.serve(call));
+
+        let mut daemon = Self {
+            attached: Attached::Yes { index: attachment.index },
+            config,
+            environment,
+            plane,
+            names,
+            request,
+            clock,
+        };
+        // Last, since it starts the handshakes: their answers find the interface in place.
+        let mut changes = vec![Change::Mtu(mtu)];
+        changes.extend(config::changes(&daemon.config));
+        daemon.plane.apply(changes).await.map_err(|error| Error::Start("the peers", error))?;
+        daemon.names.follow(&daemon.config);
+        let interface = &daemon.config.interface;
+        info!(
+            interface = interface.name,
+            address = %overlay::join(&interface.address),
+            mtu,
+            listen_port = interface.listen_port,
+            peers = daemon.config.peers.len(),
+            "overlay up"
+        );
+        Ok((daemon, Inputs { notices, calls, resolved, terminate, interrupt, reload }))
+    }
+
+    async fn run(mut self, mut inputs: Inputs) -> Result<(), Error> {
+        loop {
+            tokio::select! {
+                _ = inputs.terminate.recv() => break,
+                _ = inputs.interrupt.recv() => break,
+                _ = inputs.reload.recv() => self.reload().await,
+                Some(call) = inputs.calls.recv() => {
+                    let reply = self.answer(call.request).await;
+                    // A client that did not wait for its answer does not want it.
+                    let _ = call.reply.send(reply);
+                }
+                Some(resolved) = inputs.resolved.recv() => self.resolved(resolved).await,
+                notice = inputs.notices.recv() => match notice {
+                    Some(Notice::Peer(event)) => self.peer_event(event),
+                    Some(Notice::TunGone) => {
+                        warn!(interface = self.config.interface.name, "overlay interface deleted");
+                        self.attach_again().await;
+                    }
+                    // The loop ends before we tell it to only by a bug; stay up without packets never.
+                    None => return Err(Error::PacketLoop),
+                },
+                () = tokio::time::sleep(ATTACH_RETRY), if !self.attached.is_attached() => {
+                    self.attach_again().await;
+                }
+            }
+        }
+        info!(interface = self.config.interface.name, "overlay down");
+        Ok(())
+    }
+
+    async fn answer(&self, request: Request) -> Reply {
+        let broken = |error: io::Error| {
+            debug!(%error, "request on the control socket refused");
+            Reply::refused(&error)
+        };
+        match request {
+            Request::Set(changes) => match self.plane.apply(changes).await {
+                Ok(()) => Reply::Done,
+                Err(error) => broken(error),
+            },
+            Request::Get => match self.plane.view().await {
+                Ok(view) => Reply::Get(render_get(
+                    &view.device,
+                    view.listen_port,
+                    view.fwmark,
+                    &|at| self.clock.wall(at),
+                )),
+                Err(ended) => broken(io::Error::other(ended)),
+            },
+            Request::Status => match self.plane.view().await {
+                Ok(view) => Reply::Status(Box::new(report::status(self, &view, Clock::now()))),
+                Err(ended) => broken(io::Error::other(ended)),
+            },
+        }
+    }
+
+    /// Loads the file again and applies the difference; with any error everything stays as it was.
+    async fn reload(&mut self) {
+        let new = match config::load(&self.config.path, &self.environment) {
+            Ok(new) => new,
+            Err(errors) => {
+                error!("reload refused, nothing was changed:\n{errors}");
+                return;
+            }
+        };
+        if let Some(what) = config::restart_needed(&self.config, &new) {
+            error!("reload refused, nothing was changed: restart hushwire to change {what}");
+            return;
+        }
+        let mut changes = config::diff(&self.config, &new);
+        let mtu = overlay::mtu(&new, &self.names.endpoints(&new));
+        if mtu != self.request.mtu {
+            changes.push(Change::Mtu(mtu));
+        }
+        let count = changes.len();
+        if let Err(error) = self.plane.apply(changes).await {
+            error!(%error, "reload refused, nothing was changed");
+            return;
+        }
+        self.config = new;
+        self.reshape(mtu);
+        self.names.follow(&self.config);
+        info!(changes = count, peers = self.config.peers.len(), "configuration reloaded");
+    }
+
+    /// Takes the addresses of a peer whose endpoint is a name.
+    async fn resolved(&mut self, resolved: Resolved) {
+        let peer = self.label(&resolved.peer);
+        let Some(addresses) = self.names.take(resolved) else { return };
+        info!(peer, addresses = %overlay::join(&addresses.endpoints), "endpoint resolved");
+        let mut change = PeerChange::new(addresses.peer);
+        change.update_only = true;
+        change.endpoints = Some(addresses.endpoints);
+        let mtu = overlay::mtu(&self.config, &self.names.endpoints(&self.config));
+        if self.plane.apply(vec![Change::Peer(change), Change::Mtu(mtu)]).await.is_ok() {
+            self.reshape(mtu);
+        }
+    }
+
+    fn peer_event(&mut self, event: Event) {
+        match event {
+            Event::Established { peer, endpoint } => {
+                info!(peer = self.label(&peer), %endpoint, "peer up");
+            }
+            Event::Unanswered { peer, initiations } => {
+                if initiations == UNANSWERED_IS_DOWN {
+                    info!(peer = self.label(&peer), "peer does not answer");
+                }
+                self.names.stale(&self.config, &peer);
+            }
+        }
+    }
+
+    /// Brings the interface from what it was asked to be to what the configuration says now.
+    fn reshape(&mut self, mtu: u16) {
+        let request = overlay::request(&self.config, mtu);
+        if let Attached::Yes { index } = self.attached
+            && request != self.request
+            && let Err(error) = attach::reconfigure(index, &self.request, &request)
+        {
+            warn!(%error, "overlay interface not changed as configured");
+        }
+        self.request = request;
+    }
+
+    /// Makes the interface anew after somebody deleted it.
+    async fn attach_again(&mut self) {
+        let request = self.request.clone();
+        // On a thread of its own: a busy interface may take seconds.
+        let result = tokio::task::spawn_blocking(move || attach::attach(&request)).await;
+        self.attached = match result {
+            Ok(Ok(attachment)) => {
+                self.plane.attach(attachment.tun);
+                info!(interface = self.config.interface.name, "overlay interface attached again");
+                Attached::Yes { index: attachment.index }
+            }
+            Ok(Err(error)) => Attached::missing(&self.attached, error.to_string()),
+            Err(error) => Attached::missing(&self.attached, error.to_string()),
+        };
+    }
+
+    /// What a peer is called in log lines: its name, else its public key.
+    fn label(&self, key: &PublicKey) -> String {
+        let peer = self.config.peers.iter().find(|peer| peer.public_key == *key);
+        peer.and_then(|peer| peer.name.clone()).unwrap_or_else(|| key.to_string())
+    }
+}
+
+impl Attached {
+    fn is_attached(&self) -> bool {
+        matches!(self, Attached::Yes { .. })
+    }
+
+    /// Says it once in the log, however often it is tried again.
+    fn missing(before: &Attached, detail: String) -> Self {
+        if !matches!(before, Attached::No { detail: known } if *known == detail) {
+            warn!("{detail}");
+        }
+        Attached::No { detail }
+    }
+}
+
+async fn bind_control(interface: &str) -> Result<Listener, Error> {
+    let until = Clock::now() + PREDECESSOR_PATIENCE;
+    loop {
+        match Listener::bind(interface) {
+            Err(BindError::InUse(_)) if Clock::now() < until => {
+                tokio::time::sleep(PREDECESSOR_POLL).await;
+            }
+            result => return result.map_err(Error::Control),
+        }
+    }
+}
+
+async fn bind_underlay(port: u16, fwmark: u32) -> Result<Udp, Error> {
+    let until = Clock::now() + PREDECESSOR_PATIENCE;
+    loop {
+        match Udp::bind(port, fwmark) {
+            Err(error)
+                if error.kind() == io::ErrorKind::AddrInUse && Clock::now() < until =>
+            {
+                tokio::time::sleep(PREDECESSOR_POLL).await;
+            }
+            result => return result.map_err(|error| Error::Underlay { port, fwmark, error }),
+        }
+    }
+}
+
+fn seed() -> Result<u64, Error> {
+    getrandom::u64().map_err(|error| Error::Start("the random generator", error.into()))
+}
