@@ -21,8 +21,8 @@ use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use tokio::sync::oneshot;
 use tokio::sync::mpsc::UnboundedSender;
+use tokio::sync::oneshot;
 use tracing::{debug, trace};
 
 use crate::sys::poll::{self, Waker};
@@ -129,23 +129,29 @@ impl Drop for Handle {
     }
 }
 
-/// Starts the loop on a thread of its own.
+/// Starts the loop on a thread of its own. What the device has ready is sent first.
 ///
 /// # Errors
 /// When no thread or descriptor is to be had.
-pub fn start(device: Device, udp: Udp, notices: UnboundedSender<Notice>) -> io::Result<Handle> {
+pub fn start(
+    device: Device,
+    udp: Udp,
+    fwmark: u32,
+    tun: Option<Tun>,
+    notices: UnboundedSender<Notice>,
+) -> io::Result<Handle> {
     let (sender, commands) = mpsc::channel();
     let waker = Arc::new(Waker::new()?);
     let mut plane = Dataplane {
         device,
         udp,
-        tun: None,
+        tun,
         commands,
         waker: waker.clone(),
         notices,
         buffer: vec![0; BUFFER],
         received: ReceiveBatch::new(RECEIVE_BATCH, BUFFER),
-        fwmark: 0,
+        fwmark,
     };
     let thread = std::thread::Builder::new().name("packets".into()).spawn(move || plane.run())?;
     Ok(Handle { commands: sender, waker, thread: Some(thread) })
@@ -167,9 +173,9 @@ impl Dataplane {
     #[expect(clippy::disallowed_methods, reason = "this is the loop: it takes the time for all")]
     fn run(&mut self) {
         let mut now = Instant::now();
+        self.drain(now);
         loop {
-            let timeout =
-                self.device.next_timeout().map(|at| at.saturating_duration_since(now));
+            let timeout = self.device.next_timeout().map(|at| at.saturating_duration_since(now));
             let fds = [
                 Some(self.waker.as_fd()),
                 self.udp.fd(Family::V4),
@@ -207,7 +213,7 @@ impl Dataplane {
         while taken < BATCH {
             match self.udp.recv(family, &mut self.received) {
                 Ok(count) => {
-                    for (from, datagram) in self.received.iter() {
+                    for (from, datagram) in self.received.datagrams() {
                         self.device.handle_udp(now, from, datagram);
                     }
                     taken += count;
@@ -243,7 +249,7 @@ impl Dataplane {
         while let Some(transmit) = self.device.poll_transmit() {
             let peer = transmit.peer;
             match send(&self.udp, &transmit) {
-                Ok(Sent::Whole) => {}
+                Ok(Sent::AsAsked) => {}
                 Ok(Sent::WithoutSource) => self.device.source_gone(peer),
                 Err(error) => {
                     trace!(%error, to = %transmit.to.address, "send failed");

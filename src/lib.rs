@@ -37,7 +37,7 @@ pub mod commands;
 pub mod config;
 pub mod daemon;
 pub mod dataplane;
-pub mod sys;
 pub mod status;
+pub mod sys;
 pub mod uapi;
 pub mod wireguard;

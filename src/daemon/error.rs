@@ -11,15 +11,8 @@ use crate::uapi::BindError;
 pub enum Error {
     /// The control socket cannot be made.
     Control(BindError),
-    /// The underlay port cannot be opened.
-    Underlay {
-        /// The UDP port.
-        port: u16,
-        /// The mark of its packets.
-        fwmark: u32,
-        /// What the kernel said.
-        error: io::Error,
-    },
+    /// The underlay port cannot be opened; the error names the port and the cure.
+    Underlay(io::Error),
     /// The overlay interface cannot be made.
     Attach(AttachError),
     /// Something that every program needs was refused.
@@ -33,21 +26,7 @@ impl fmt::Display for Error {
         match self {
             Error::Control(error) => error.fmt(f),
             Error::Attach(error) => error.fmt(f),
-            Error::Underlay { port, error, .. } if error.kind() == io::ErrorKind::AddrInUse => {
-                write!(
-                    f,
-                    "UDP port {port} is in use by another program: stop it (`ss -lunp sport = {port}` \
-                     names it) or give another listen_port"
-                )
-            }
-            Error::Underlay { fwmark, error, .. }
-                if *fwmark != 0 && error.kind() == io::ErrorKind::PermissionDenied =>
-            {
-                write!(f, "fwmark {fwmark} refused: it needs the capability NET_ADMIN ({error})")
-            }
-            Error::Underlay { port, error, .. } => {
-                write!(f, "UDP port {port} cannot be opened: {error}")
-            }
+            Error::Underlay(error) => error.fmt(f),
             Error::Start(what, error) => write!(f, "{what} cannot be started: {error}"),
             Error::PacketLoop => f.write_str(
                 "the packet loop ended by itself, which is a bug: please report the lines above",

@@ -23,7 +23,7 @@ use crate::config::{self, Config, Environment};
 use crate::dataplane::{self, Handle, Notice};
 use crate::sys::attach::{self, AttachRequest};
 use crate::sys::udp::Udp;
-use crate::uapi::{BindError, Call, Listener, Reply, Request, render_get};
+use crate::uapi::{BindError, Call, Errno, Listener, Reply, Request, render_get};
 use crate::wireguard::{Change, Device, Event, PeerChange, PublicKey};
 use names::{Names, Resolved};
 
@@ -119,35 +119,29 @@ impl Daemon {
         let listener = bind_control(&config.interface.name).await?;
         let udp = bind_underlay(config.interface.listen_port, config.interface.fwmark).await?;
 
-        let (notify, notices) = mpsc::unbounded_channel();
-        let device = Device::new(seed()?);
-        let plane = dataplane::start(device, udp, notify)
-            .map_err(|error| Error::Start("the packet loop", error))?;
-
         let (resolve, resolved) = mpsc::unbounded_channel();
-        let names = Names::new(resolve);
+        let mut names = Names::new(resolve);
+        names.follow(&config);
         let mtu = overlay::mtu(&config, &overlay::literal_endpoints(&config));
         let request = overlay::request(&config, mtu);
         let attachment = attach::attach(&request).map_err(Error::Attach)?;
-        plane.attach(attachment.tun);
+
+        // The loop starts last, with everything in place: what peers sent meanwhile waits in the
+        // socket, and the handshakes that it starts find the interface there.
+        let mut device = Device::new(seed()?);
+        let mut changes = vec![Change::Mtu(mtu)];
+        changes.extend(config::changes(&config));
+        device.apply(Clock::now(), changes);
+        let (notify, notices) = mpsc::unbounded_channel();
+        let fwmark = config.interface.fwmark;
+        let plane = dataplane::start(device, udp, fwmark, Some(attachment.tun), notify)
+            .map_err(|error| Error::Start("the packet loop", error))?;
 
         let (call, calls) = mpsc::channel(16);
         tokio::spawn(listener.serve(call));
 
-        let mut daemon = Self {
-            attached: Attached::Yes { index: attachment.index },
-            config,
-            environment,
-            plane,
-            names,
-            request,
-            clock,
-        };
-        // Last, since it starts the handshakes: their answers find the interface in place.
-        let mut changes = vec![Change::Mtu(mtu)];
-        changes.extend(config::changes(&daemon.config));
-        daemon.plane.apply(changes).await.map_err(|error| Error::Start("the peers", error))?;
-        daemon.names.follow(&daemon.config);
+        let attached = Attached::Yes { index: attachment.index };
+        let daemon = Self { config, environment, plane, names, attached, request, clock };
         let interface = &daemon.config.interface;
         info!(
             interface = interface.name,
@@ -193,7 +187,10 @@ impl Daemon {
     async fn answer(&self, request: Request) -> Reply {
         let broken = |error: io::Error| {
             debug!(%error, "request on the control socket refused");
-            Reply::refused(&error)
+            Reply::Refused(match error.kind() {
+                io::ErrorKind::AddrInUse => Errno::PortInUse,
+                _ => Errno::Io,
+            })
         };
         match request {
             Request::Set(changes) => match self.plane.apply(changes).await {
@@ -201,12 +198,11 @@ impl Daemon {
                 Err(error) => broken(error),
             },
             Request::Get => match self.plane.view().await {
-                Ok(view) => Reply::Get(render_get(
-                    &view.device,
-                    view.listen_port,
-                    view.fwmark,
-                    &|at| self.clock.wall(at),
-                )),
+                Ok(view) => {
+                    Reply::Get(render_get(&view.device, view.listen_port, view.fwmark, &|at| {
+                        self.clock.wall(at)
+                    }))
+                }
                 Err(ended) => broken(io::Error::other(ended)),
             },
             Request::Status => match self.plane.view().await {
@@ -338,16 +334,14 @@ async fn bind_underlay(port: u16, fwmark: u32) -> Result<Udp, Error> {
     let until = Clock::now() + PREDECESSOR_PATIENCE;
     loop {
         match Udp::bind(port, fwmark) {
-            Err(error)
-                if error.kind() == io::ErrorKind::AddrInUse && Clock::now() < until =>
-            {
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse && Clock::now() < until => {
                 tokio::time::sleep(PREDECESSOR_POLL).await;
             }
-            result => return result.map_err(|error| Error::Underlay { port, fwmark, error }),
+            result => return result.map_err(Error::Underlay),
         }
     }
 }
 
 fn seed() -> Result<u64, Error> {
-    getrandom::u64().map_err(|error| Error::Start("the random generator", error.into()))
+    getrandom::u64().map_err(|error| Error::Start("the random generator", io::Error::other(error)))
 }

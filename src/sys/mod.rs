@@ -14,6 +14,7 @@
 pub mod attach;
 mod message;
 pub mod netlink;
+pub mod poll;
 pub mod tun;
 pub mod udp;
 

@@ -122,14 +122,15 @@ impl Udp {
     ///
     /// `PermissionDenied` without `CAP_NET_ADMIN`.
     pub fn set_fwmark(&self, fwmark: u32) -> io::Result<()> {
-        self.as_fds().try_for_each(|(_, socket)| set_fwmark(socket, fwmark))
+        [&self.v4, &self.v6]
+            .into_iter()
+            .flatten()
+            .try_for_each(|socket| set_fwmark(socket.as_fd(), fwmark))
     }
 
-    /// The sockets that are there, for polling.
-    pub fn as_fds(&self) -> impl Iterator<Item = (Family, BorrowedFd<'_>)> {
-        let v4 = self.v4.as_ref().map(|socket| (Family::V4, socket.as_fd()));
-        let v6 = self.v6.as_ref().map(|socket| (Family::V6, socket.as_fd()));
-        v4.into_iter().chain(v6)
+    /// The socket of one family, for polling; none if the machine does not have that family.
+    pub fn fd(&self, family: Family) -> Option<BorrowedFd<'_>> {
+        self.socket(family).map(|socket| socket.as_fd())
     }
 
     fn socket(&self, family: Family) -> Option<&OwnedFd> {

@@ -274,8 +274,7 @@ impl Peer {
                     self.seal(cx, &[]);
                 }
                 Timer::Unanswered => {
-                    // A local address that stopped working would explain it (kernel: timers.c,
-                    // wg_expired_new_handshake).
+                    // As in retry; kernel: wg_expired_new_handshake.
                     self.forget_source();
                     self.want_handshake(cx);
                 }
@@ -368,6 +367,9 @@ impl Peer {
     fn retry(&mut self, cx: &mut Context<'_>) {
         let wanted = self.wanted_until.is_some_and(|until| cx.now < until);
         if wanted || self.persistent_keepalive != 0 {
+            // A local address that stopped working would explain the silence (kernel: timers.c,
+            // wg_expired_retransmit_handshake).
+            self.forget_source();
             self.initiate(cx);
         } else {
             for _ in 0..self.staged.clear() {

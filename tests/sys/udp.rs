@@ -160,7 +160,7 @@ fn an_outer_packet_may_be_cut_on_its_way() {
 fn a_port_in_use_is_named() {
     in_namespace(|| {
         let first = Udp::bind(0, 0).unwrap();
-        assert_eq!(first.as_fds().count(), 2);
+        assert!(first.fd(Family::V4).is_some() && first.fd(Family::V6).is_some());
         let error = Udp::bind(first.port(), 0).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::AddrInUse);
         let expected = format!("UDP port {} on IPv4: ", first.port());
