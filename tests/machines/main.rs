@@ -1,0 +1,23 @@
+//! hushwire as an operator sees it: real processes in machines made of namespaces, real Alertmanagers,
+//! real neighbours. `scripts/test.sh` runs this; it needs root or a user namespace.
+//!
+//! All of it is one test program, so that tests that mostly wait (a rekey takes two minutes) run
+//! beside the others. What can fail at a lower level is tested there, in `src/` and `tests/`.
+//!
+//! - [`cluster`]: two and three Alertmanagers gossip, in every mix of families and every size
+//! - [`recovery`]: tunnels are killed, moved and started late; no member is lost
+//! - [`start`]: both ends start and send at the same instant, 200 times
+//! - [`interop`]: wireguard-go at the other end
+//! - [`hostile`]: junk, forgeries and replays at the underlay port
+//! - [`lifecycle`]: reload, left-overs, second daemons, descriptors, memory
+#![allow(clippy::disallowed_methods, reason = "a test reads the clock and the environment")]
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "a test says what it measured")]
+
+mod cluster;
+mod hostile;
+mod interop;
+mod lifecycle;
+mod recovery;
+mod start;
+#[path = "../support/mod.rs"]
+mod support;

@@ -1,0 +1,154 @@
+//! Child processes of a test: short commands under a deadline, and daemons that die with their test.
+//!
+//! A daemon writes to a log file; when the test fails, the end of each log is printed. Nothing is ever
+//! ended by name: each process is killed by its own pid, by its `Drop` and, if the test process itself
+//! is killed, by the kernel (`PR_SET_PDEATHSIG`, set by `setpriv`).
+
+use std::fs::File;
+use std::path::PathBuf;
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use super::{Scratch, wait_for};
+
+/// Programs of Debian that the tests start, and the packages that bring them.
+const PACKAGES: &[(&str, &str)] = &[
+    ("ip", "iproute2"),
+    ("nsenter", "util-linux"),
+    ("ping", "iputils-ping"),
+    ("prometheus-alertmanager", "prometheus-alertmanager"),
+    ("setpriv", "util-linux"),
+    ("timeout", "coreutils"),
+    ("unshare", "util-linux"),
+    ("wg", "wireguard-tools"),
+    ("wireguard-go", "wireguard-go"),
+];
+
+/// Panics, naming the Debian package, if a program is not there: never a silent skip.
+pub(crate) fn need(program: &str) {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let found = program.starts_with('/')
+        || std::env::split_paths(&path).any(|directory| directory.join(program).is_file());
+    if !found {
+        let package = PACKAGES.iter().find(|(name, _)| *name == program);
+        let package = package.map_or(program, |(_, package)| package);
+        panic!(
+            "`{program}` is not installed: run `apt-get install {package}` (scripts/test.sh does)"
+        );
+    }
+}
+
+/// What a finished command said; panics with all of it unless the command succeeded.
+#[track_caller]
+pub(crate) fn succeed(command: &mut Command) -> String {
+    let output = finish(command);
+    assert!(
+        output.status.success(),
+        "{command:?}\nended with {}\n{}{}",
+        output.status,
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr),
+    );
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+/// What a finished command said and how it ended.
+#[track_caller]
+pub(crate) fn finish(command: &mut Command) -> Output {
+    match command.stdin(Stdio::null()).output() {
+        Ok(output) => output,
+        Err(error) => panic!("{command:?}\ncannot be started: {error}"),
+    }
+}
+
+/// A daemon that a test started.
+pub(crate) struct Process {
+    label: String,
+    child: Child,
+    log: PathBuf,
+    /// Keeps the log's directory.
+    _scratch: Scratch,
+}
+
+impl Process {
+    /// Starts a command whose output goes to a log file of its own.
+    pub(crate) fn start(label: &str, command: &mut Command) -> Self {
+        let scratch = Scratch::new("log");
+        let log = scratch.path().join("log");
+        let file = File::create(&log).expect("cannot make a log file");
+        let copy = file.try_clone().expect("cannot share a log file");
+        let child = command.stdin(Stdio::null()).stdout(copy).stderr(file).spawn();
+        let child = child.unwrap_or_else(|error| panic!("{command:?}\ncannot be started: {error}"));
+        Self { label: label.to_owned(), child, log, _scratch: scratch }
+    }
+
+    /// Its process id.
+    pub(crate) fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// All that it has written so far.
+    pub(crate) fn log(&self) -> String {
+        let bytes = std::fs::read(&self.log).unwrap_or_default();
+        String::from_utf8_lossy(&bytes).into_owned()
+    }
+
+    /// How it ended, if it did.
+    pub(crate) fn ended(&mut self) -> Option<ExitStatus> {
+        self.child.try_wait().expect("cannot wait for a child")
+    }
+
+    /// Sends a signal.
+    pub(crate) fn signal(&self, signal: Signal) {
+        let pid = Pid::from_raw(self.id().try_into().expect("a pid is small"));
+        kill(pid, signal)
+            .unwrap_or_else(|error| panic!("cannot send {signal:?} to {}: {error}", self.label));
+    }
+
+    /// Kills it as `kill -9` does and waits until it is gone.
+    pub(crate) fn kill(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+
+    /// Asks it to end (SIGTERM) and waits; returns how it ended and how long that took.
+    #[track_caller]
+    pub(crate) fn terminate(&mut self, limit: Duration) -> (ExitStatus, Duration) {
+        let start = Instant::now();
+        self.signal(Signal::SIGTERM);
+        let (status, _) = wait_for(&format!("the end of {}", self.label), limit, || self.ended());
+        (status, start.elapsed())
+    }
+
+    /// Resident memory in bytes (`VmRSS`).
+    pub(crate) fn resident(&self) -> u64 {
+        let path = format!("/proc/{}/status", self.id());
+        let text = std::fs::read_to_string(path).expect("the process is gone");
+        let line = text.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+        let kilobytes = line.and_then(|rest| rest.trim().strip_suffix(" kB"));
+        1024 * kilobytes.and_then(|count| count.parse::<u64>().ok()).expect("no VmRSS")
+    }
+
+    /// How many file descriptors it has open.
+    pub(crate) fn descriptors(&self) -> usize {
+        let directory = std::fs::read_dir(format!("/proc/{}/fd", self.id()));
+        directory.expect("the process is gone").count()
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            let log = self.log();
+            // Alertmanager's answer to a question that a test asks every 5 ms.
+            let lines: Vec<_> =
+                log.lines().filter(|line| !line.contains("Failed to find silence")).collect();
+            let tail = lines[lines.len().saturating_sub(30)..].join("\n  ");
+            eprintln!("--- {} (pid {}), end of its log:\n  {tail}", self.label, self.id());
+        }
+        self.kill();
+    }
+}
