@@ -1,0 +1,99 @@
+#!/usr/bin/env bash
+# Everything that has to hold before a change is taken: format, lints, documentation, all tests.
+#
+# Installs what is missing from Debian (as root). The tests that need namespaces run as root in a
+# network and mount namespace of their own; without root, in a user namespace around that.
+set -euo pipefail
+
+readonly USAGE='usage: scripts/test.sh [--quick]
+  --quick  leaves out the tests that take over half a minute'
+# Tests whose names hold these words take long: a rekey comes after two minutes, a full exchange of
+# gossip after one.
+readonly SLOW=(rekey before_the_tunnel start_on_both_sides a_lost_first a_cable_pulled)
+readonly PROGRAMS='ip:iproute2 unshare:util-linux nsenter:util-linux setpriv:util-linux
+  ping:iputils-ping wg:wireguard-tools wireguard-go:wireguard-go cc:gcc
+  prometheus-alertmanager:prometheus-alertmanager'
+
+main() {
+  quick=
+  case "${1-}" in
+    '') ;;
+    --quick) quick=yes ;;
+    *) echo "$USAGE" >&2 && exit 2 ;;
+  esac
+  cd "$(dirname "${BASH_SOURCE[0]}")/.."
+  PATH=$PATH:${CARGO_HOME:-$HOME/.cargo}/bin
+
+  part 'programs' programs
+  part 'format' cargo fmt --check
+  part 'lints' cargo clippy --locked --all-targets --quiet -- -D warnings
+  part 'documentation' documentation
+  part 'build of the tests' cargo test --locked --no-run --quiet
+  part 'tests' tests
+  echo
+  printf '%s\n' "${took[@]}"
+  [[ -z $quick ]] || echo "left out by --quick: tests named *${SLOW[*]}*"
+  echo 'All good.'
+}
+
+took=()
+
+part() {
+  local name=$1 start=$SECONDS
+  shift
+  printf '\n== %s\n' "$name"
+  if ! "$@"; then
+    printf '\nFailed: %s\n' "$name" >&2
+    exit 1
+  fi
+  took+=("$(printf '%5d s  %s' $((SECONDS - start)) "$name")")
+}
+
+programs() {
+  local missing=() pair component
+  for pair in $PROGRAMS; do
+    command -v "${pair%%:*}" >/dev/null || missing+=("${pair##*:}")
+  done
+  if ((${#missing[@]})); then
+    if ((EUID != 0)); then
+      echo "missing; as root: apt-get install ${missing[*]}" >&2
+      return 1
+    fi
+    echo "installing from Debian: ${missing[*]}"
+    scripts/install.sh "${missing[@]}" || return 1
+  fi
+  if ! command -v cargo >/dev/null; then
+    echo 'cargo is missing: install Rust, https://rustup.rs' >&2
+    return 1
+  fi
+  for component in fmt clippy; do
+    cargo "$component" --version >/dev/null 2>&1 && continue
+    rustup component add "${component/fmt/rustfmt}" || return 1
+  done
+  echo 'all there'
+}
+
+documentation() {
+  RUSTDOCFLAGS='-D warnings' cargo doc --locked --no-deps --quiet
+}
+
+# Everything was built before: inside the namespace there is no way to a registry.
+tests() {
+  local skip=() word namespace=(unshare --net --mount --propagation private)
+  if [[ -n $quick ]]; then
+    for word in "${SLOW[@]}"; do skip+=(--skip "$word"); done
+  fi
+  if ((EUID != 0)); then
+    echo 'not root: the tests run inside a user namespace'
+    namespace=(unshare --user --map-root-user --net --mount)
+  fi
+  if ! "${namespace[@]}" true; then
+    echo 'no namespaces to be had: run as root, or allow user namespaces to everybody' >&2
+    return 1
+  fi
+  # Most of these tests wait for something most of the time: more of them than processors.
+  "${namespace[@]}" sh -c 'ip link set lo up && exec "$@"' - \
+    cargo test --locked --offline --quiet -- --test-threads=4 --show-output "${skip[@]}"
+}
+
+main "$@"
