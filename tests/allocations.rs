@@ -1,0 +1,111 @@
+//! Nothing is allocated for a packet: counted around `Device` once its buffers have grown.
+#![allow(unsafe_code, reason = "an allocator cannot be written without; it only counts")]
+
+#[path = "support/wire.rs"]
+mod wire;
+
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::cell::Cell;
+use std::time::Duration;
+
+use hushwire::wireguard::{Device, Endpoint};
+use wire::{Wire, udp};
+
+struct Counting;
+
+thread_local! {
+    /// Allocations of this thread: the test runner's other threads do not count.
+    static ALLOCATIONS: Cell<u64> = const { Cell::new(0) };
+}
+
+// SAFETY: everything is handed on to the system's allocator unchanged.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        ALLOCATIONS.with(|count| count.set(count.get() + 1));
+        // SAFETY: the caller's promises are those that `System` asks for.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn realloc(&self, pointer: *mut u8, layout: Layout, size: usize) -> *mut u8 {
+        ALLOCATIONS.with(|count| count.set(count.get() + 1));
+        // SAFETY: as above.
+        unsafe { System.realloc(pointer, layout, size) }
+    }
+
+    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
+        // SAFETY: as above.
+        unsafe { System.dealloc(pointer, layout) }
+    }
+}
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+fn allocations(run: impl FnOnce()) -> u64 {
+    let before = ALLOCATIONS.with(Cell::get);
+    run();
+    ALLOCATIONS.with(Cell::get) - before
+}
+
+/// Carries one packet from device to device the way the packet loop does: no copy of ours in between.
+fn carry(wire: &mut Wire, from_a: bool, buffer: &mut [u8], packet: &[u8]) {
+    let (address, from, to) = if from_a {
+        (wire.a.address, &mut wire.a.device, &mut wire.b.device)
+    } else {
+        (wire.b.address, &mut wire.b.device, &mut wire.a.device)
+    };
+    buffer[..packet.len()].copy_from_slice(packet);
+    from.handle_tun(wire.now, buffer, packet.len());
+    while let Some(transmit) = from.poll_transmit() {
+        to.handle_udp(wire.now, Endpoint::from(address), transmit.datagram);
+    }
+    assert_eq!(to.poll_packet(), Some(packet));
+    assert_eq!(to.poll_packet(), None);
+    run_timeouts(to, wire.now);
+}
+
+fn run_timeouts(device: &mut Device, now: std::time::Instant) {
+    if device.next_timeout().is_some_and(|at| at <= now) {
+        device.handle_timeout(now);
+    }
+}
+
+#[test]
+fn counting_works() {
+    assert_eq!(allocations(|| drop(std::hint::black_box(Box::new(7)))), 1);
+}
+
+#[test]
+fn a_packet_in_the_steady_state_allocates_nothing() {
+    let mut wire = Wire::connected();
+    let there = udp("10.99.0.1", "10.99.0.2", &[7; 1405]);
+    let back = udp("10.99.0.2", "10.99.0.1", &[7; 200]);
+    let mut buffer = vec![0; 2048];
+    let rounds = |wire: &mut Wire, buffer: &mut [u8], n: u32| {
+        for _ in 0..n {
+            wire.now += Duration::from_millis(5);
+            carry(wire, true, buffer, &there);
+            carry(wire, false, buffer, &back);
+        }
+    };
+    rounds(&mut wire, &mut buffer, 10);
+    // 10,000 packets each way over 50 s: timers are set, moved and looked at many times.
+    assert_eq!(allocations(|| rounds(&mut wire, &mut buffer, 10_000)), 0);
+}
+
+#[test]
+fn a_dropped_datagram_allocates_nothing() {
+    let mut wire = Wire::connected();
+    let stranger = Endpoint::from(std::net::SocketAddr::from(([203, 0, 113, 66], 1)));
+    let mut junk = [0x5a; 148];
+    let mut drop_some = |n: u32| {
+        for i in 0..n {
+            junk[..4].copy_from_slice(&(i % 6).to_le_bytes());
+            let len = [0, 31, 32, 64, 92, 148][i as usize % 6];
+            wire.b.device.handle_udp(wire.now, stranger, &junk[..len]);
+            while wire.b.device.poll_transmit().is_some() {}
+        }
+    };
+    drop_some(100);
+    assert_eq!(allocations(|| drop_some(10_000)), 0);
+}
