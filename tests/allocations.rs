@@ -8,7 +8,7 @@ use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 use std::time::Duration;
 
-use hushwire::wireguard::{Device, Endpoint};
+use hushwire::wireguard::{Change, Device, Endpoint, GossipChange};
 use wire::{Wire, udp};
 
 struct Counting;
@@ -78,6 +78,9 @@ fn counting_works() {
 #[test]
 fn a_packet_in_the_steady_state_allocates_nothing() {
     let mut wire = Wire::connected();
+    // With gossip kept, as `hushwire up` does: it is copied into memory that is there already.
+    let gossip = GossipChange { port: 9094, resend: Duration::from_secs(30) };
+    wire.a.device.apply(wire.now, vec![Change::Gossip(gossip)]);
     let there = udp("10.99.0.1", "10.99.0.2", &[7; 1405]);
     let back = udp("10.99.0.2", "10.99.0.1", &[7; 200]);
     let mut buffer = vec![0; 2048];

@@ -6,7 +6,7 @@ mod wire;
 use std::time::Duration;
 
 use hushwire::wireguard::{
-    AllowedIpChange, Change, DropReason, Event, PeerChange, PrivateKey, SessionState,
+    AllowedIpChange, Change, DropReason, Event, GossipChange, PeerChange, PrivateKey, SessionState,
 };
 use wire::{Delivery, Station, Wire, kind, peer, preshared, udp};
 
@@ -556,4 +556,97 @@ fn a_peer_is_announced_when_it_comes_up_and_not_at_every_rekey() {
     wire.a.send(wire.now, &udp("10.99.0.1", "10.99.0.2", b"back"));
     wire.pass(seconds(1));
     assert_eq!(ups(&wire.a.events), 2, "{:?}", wire.a.events);
+}
+
+/// The device keeps gossip for 30 s, port 9094 as in all packets here.
+fn gossiping(mut wire: Wire) -> Wire {
+    let gossip = Change::Gossip(GossipChange { port: 9094, resend: seconds(30) });
+    wire.a.device.apply(wire.now, vec![gossip]);
+    wire
+}
+
+/// Gossip number `i`, a byte long.
+fn gossip(i: u8) -> Vec<u8> {
+    udp("10.99.0.1", "10.99.0.2", &[i])
+}
+
+fn numbers(packets: &[Vec<u8>]) -> Vec<u8> {
+    packets.iter().map(|packet| packet[28]).collect()
+}
+
+#[test]
+fn gossip_sent_into_an_outage_arrives_when_the_link_is_back() {
+    let mut wire = gossiping(Wire::connected());
+    for i in 0..10 {
+        wire.a.send(wire.now, &gossip(i));
+        wire.pass_with(Duration::from_millis(200), |_, _| Delivery::Lose);
+    }
+    wire.b.send(wire.now, &udp("10.99.0.2", "10.99.0.1", b"the link is back"));
+    wire.settle();
+    assert_eq!(numbers(&wire.b.received), (0..10).collect::<Vec<u8>>(), "{:#?}", wire.ladder);
+    assert_eq!(wire.a.peer(wire.now, &wire.b).gossip_resent, 10);
+    // Once each: another sign of life brings nothing more.
+    wire.pass(seconds(2));
+    wire.b.send(wire.now, &udp("10.99.0.2", "10.99.0.1", b"still here"));
+    wire.settle();
+    assert_eq!(wire.b.received.len(), 10, "{:#?}", wire.ladder);
+}
+
+#[test]
+fn gossip_for_a_killed_peer_arrives_when_it_is_started_again() {
+    let mut wire = gossiping(Wire::connected());
+    for i in 0..10 {
+        wire.a.send(wire.now, &gossip(i));
+        wire.pass_with(Duration::from_millis(200), |_, _| Delivery::Lose);
+    }
+    wire.b = Station::new(2, wire.now);
+    wire.b.know(wire.now, &wire.a, true);
+    wire.settle();
+    assert_eq!(numbers(&wire.b.received), (0..10).collect::<Vec<u8>>(), "{:#?}", wire.ladder);
+}
+
+#[test]
+fn gossip_to_a_peer_that_is_away_longer_than_its_session_arrives_too() {
+    let mut wire = gossiping(Wire::connected());
+    wire.pass_with(seconds(200), |_, _| Delivery::Lose);
+    for i in 0..10 {
+        wire.a.send(wire.now, &gossip(i));
+        wire.pass_with(Duration::from_millis(200), |_, _| Delivery::Lose);
+    }
+    wire.pass(seconds(6));
+    assert_eq!(numbers(&wire.b.received), (0..10).collect::<Vec<u8>>(), "{:#?}", wire.ladder);
+}
+
+#[test]
+fn gossip_that_is_answered_is_not_sent_again() {
+    let mut wire = gossiping(Wire::connected());
+    for i in 0..20 {
+        wire.a.send(wire.now, &gossip(i));
+        wire.settle();
+        wire.b.send(wire.now, &udp("10.99.0.2", "10.99.0.1", b"ack"));
+        wire.pass(seconds(1));
+    }
+    assert_eq!(numbers(&wire.b.received), (0..20).collect::<Vec<u8>>(), "{:#?}", wire.ladder);
+    assert_eq!(wire.a.peer(wire.now, &wire.b).gossip_resent, 0);
+}
+
+#[test]
+fn gossip_older_than_its_age_is_not_sent_again_and_none_is_with_the_age_zero() {
+    let mut wire = gossiping(Wire::connected());
+    wire.a.send(wire.now, &gossip(1));
+    wire.pass_with(seconds(29), |_, _| Delivery::Lose);
+    wire.a.send(wire.now, &gossip(2));
+    wire.pass_with(seconds(2), |_, _| Delivery::Lose);
+    wire.b.send(wire.now, &udp("10.99.0.2", "10.99.0.1", b"back"));
+    wire.settle();
+    assert_eq!(numbers(&wire.b.received), [2]);
+
+    let off = Change::Gossip(GossipChange { port: 9094, resend: Duration::ZERO });
+    wire.a.device.apply(wire.now, vec![off]);
+    wire.b.received.clear();
+    wire.a.send(wire.now, &gossip(3));
+    wire.pass_with(seconds(2), |_, _| Delivery::Lose);
+    wire.b.send(wire.now, &udp("10.99.0.2", "10.99.0.1", b"back"));
+    wire.settle();
+    assert!(wire.b.received.is_empty());
 }

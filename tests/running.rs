@@ -101,6 +101,7 @@ fn status(peers: &[(&str, SessionState)]) -> Status {
         tx_bytes: 2,
         rx_packets: 1,
         tx_packets: 2,
+        gossip_resent: 0,
         drops: Default::default(),
     };
     Status {

@@ -118,6 +118,10 @@ fn render_peer(peer: &PeerStatus) -> String {
     let traffic =
         [format!("{} received", bytes(peer.rx_bytes)), format!("{} sent", bytes(peer.tx_bytes))];
     text += &row("traffic", ", ", &traffic);
+    if peer.gossip_resent > 0 {
+        let resent = format!("{} gossip datagrams, after a silence", peer.gossip_resent);
+        text += &row("sent again", ", ", &[resent]);
+    }
     text + &drops(&peer.drops)
 }
 
@@ -239,6 +243,7 @@ pub(super) mod tests {
             tx_bytes: 0,
             rx_packets: 0,
             tx_packets: 0,
+            gossip_resent: 0,
             drops: all_drops(&[]),
         }
     }
@@ -252,6 +257,7 @@ pub(super) mod tests {
             last_heard_seconds: Some(0.21),
             rx_bytes: 1_258_291,
             tx_bytes: 3_565_158,
+            gossip_resent: 41,
             drops: all_drops(&[(DropReason::DisallowedSource, 1), (DropReason::Replayed, 3)]),
             ..peer("machine2", SessionState::Established)
         };
@@ -281,6 +287,7 @@ machine2  10.99.0.2/32  session established
   endpoint    192.0.2.2:51820  (machine2.example.org:51820)
   handshake   12 s ago, heard 0.2 s ago
   traffic     1.2 MiB received, 3.4 MiB sent
+  sent again  41 gossip datagrams, after a silence
   dropped     3 replayed, 1 disallowed_source
 
 machine3  10.99.0.3/32  fd00:99::3/128  handshaking, 7 initiations unanswered

@@ -8,8 +8,8 @@ use std::net::SocketAddr;
 
 use ipnet::IpNet;
 
-use super::{Config, Host, Peer, PeerEndpoint};
-use crate::wireguard::{AllowedIpChange, Change, PeerChange};
+use super::{Config, Gossip, Host, Peer, PeerEndpoint};
+use crate::wireguard::{AllowedIpChange, Change, GossipChange, PeerChange};
 
 /// Everything that a configuration says to a device that has no peer yet.
 pub fn changes(config: &Config) -> Vec<Change> {
@@ -18,6 +18,7 @@ pub fn changes(config: &Config) -> Vec<Change> {
         Change::PrivateKey(Some(interface.private_key.clone())),
         Change::ListenPort(interface.listen_port),
         Change::Fwmark(interface.fwmark),
+        gossip(config),
     ];
     changes.extend(config.peers.iter().map(|peer| Change::Peer(addition(peer))));
     changes
@@ -44,6 +45,9 @@ pub fn diff(old: &Config, new: &Config) -> Vec<Change> {
     if was.fwmark != is.fwmark {
         changes.push(Change::Fwmark(is.fwmark));
     }
+    if old.gossip != new.gossip {
+        changes.push(gossip(new));
+    }
     changes.extend(kept().filter_map(|(old, new)| update(old, new)).map(Change::Peer));
     let added = new.peers.iter().filter(|peer| find(old, peer).is_none());
     changes.extend(added.map(|peer| Change::Peer(addition(peer))));
@@ -54,6 +58,11 @@ pub fn diff(old: &Config, new: &Config) -> Vec<Change> {
 pub fn restart_needed(old: &Config, new: &Config) -> Option<String> {
     let (was, is) = (&old.interface.name, &new.interface.name);
     (was != is).then(|| format!("the interface name ({was} to {is})"))
+}
+
+fn gossip(config: &Config) -> Change {
+    let Gossip { port, resend } = config.gossip;
+    Change::Gossip(GossipChange { port, resend })
 }
 
 fn find<'c>(config: &'c Config, peer: &Peer) -> Option<&'c Peer> {
@@ -130,6 +139,7 @@ mod tests {
         private_key: Option<PrivateKey>,
         listen_port: u16,
         fwmark: u32,
+        gossip: Option<GossipChange>,
         peers: BTreeMap<PublicKey, ModelPeer>,
     }
 
@@ -167,6 +177,10 @@ mod tests {
                 private_key: Some(config.interface.private_key.clone()),
                 listen_port: config.interface.listen_port,
                 fwmark: config.interface.fwmark,
+                gossip: Some(GossipChange {
+                    port: config.gossip.port,
+                    resend: config.gossip.resend,
+                }),
                 peers: config.peers.iter().map(peer).collect(),
             }
         }
@@ -177,6 +191,7 @@ mod tests {
                     Change::PrivateKey(key) => self.private_key = key.clone(),
                     Change::ListenPort(port) => self.listen_port = *port,
                     Change::Fwmark(mark) => self.fwmark = *mark,
+                    Change::Gossip(gossip) => self.gossip = Some(*gossip),
                     Change::RemovePeer(key) => {
                         assert!(self.peers.remove(key).is_some(), "no such peer")
                     }
@@ -267,7 +282,7 @@ mod tests {
                 fwmark: random.u32(..2),
             },
             peers,
-            gossip: Gossip { port: 9094, resend: Duration::ZERO },
+            gossip: Gossip { port: 9094, resend: Duration::from_secs(random.u64(..2)) },
         }
     }
 

@@ -53,6 +53,7 @@ fn peer_status(daemon: &Daemon, peer: &PeerSnapshot, now: Instant) -> PeerStatus
         tx_bytes: peer.tx_bytes,
         rx_packets: peer.rx_packets,
         tx_packets: peer.tx_packets,
+        gossip_resent: peer.gossip_resent,
         drops: by_reason(&peer.drops),
     }
 }

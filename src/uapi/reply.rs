@@ -131,6 +131,7 @@ pub(super) mod tests {
             tx_bytes: 0,
             rx_packets: 0,
             tx_packets: 0,
+            gossip_resent: 0,
             drops: Drops::default(),
         }
     }

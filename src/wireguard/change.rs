@@ -2,6 +2,7 @@
 //! list of these.
 
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use ipnet::IpNet;
 
@@ -20,12 +21,23 @@ pub enum Change {
     Fwmark(u32),
     /// The MTU of the overlay interface, in bytes: padding stays below it.
     Mtu(u16),
+    /// What is known about gossip: see [`GossipChange`].
+    Gossip(GossipChange),
     /// Removes every peer.
     RemoveAllPeers,
     /// Removes one peer, if there is such a peer.
     RemovePeer(PublicKey),
     /// Adds a peer or changes one.
     Peer(PeerChange),
+}
+
+/// Gossip is sent once more to a peer that may have missed it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct GossipChange {
+    /// Alertmanager's cluster port: UDP to it is gossip.
+    pub port: u16,
+    /// For how long gossip to a silent peer is kept; zero keeps none.
+    pub resend: Duration,
 }
 
 /// What is to be changed of one peer; what is `None` stays as it is.

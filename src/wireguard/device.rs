@@ -11,14 +11,14 @@ use std::net::SocketAddr;
 use std::time::Instant;
 
 use super::allowed_ips::AllowedIps;
-use super::change::{AllowedIpChange, Change, PeerChange};
+use super::change::{AllowedIpChange, Change, GossipChange, PeerChange};
 use super::drops::{DropReason, Drops};
 use super::endpoint::Endpoint;
 use super::keys::{PrivateKey, PublicKey};
 use super::load::{Load, Verdict};
 use super::message::{COOKIE_REPLY_LEN, Message};
 use super::outbox::Outbox;
-use super::packet::Addresses;
+use super::packet::{Addresses, is_udp_to};
 use super::peer::{Context, Peer};
 use super::session::{Identity, Opened, Session};
 use super::snapshot::Snapshot;
@@ -67,6 +67,8 @@ pub struct Device {
     private_key: Option<PrivateKey>,
     identity: Option<Identity>,
     mtu: usize,
+    /// What is sent once more to peers that missed it; none in a device without gossip.
+    gossip: Option<GossipChange>,
     peers: BTreeMap<PeerId, Slot>,
     next_id: u32,
     by_key: HashMap<PublicKey, PeerId>,
@@ -97,6 +99,7 @@ impl Device {
             private_key: None,
             identity: None,
             mtu: DEFAULT_MTU.into(),
+            gossip: None,
             peers: BTreeMap::new(),
             next_id: 0,
             by_key: HashMap::new(),
@@ -127,7 +130,8 @@ impl Device {
         let padded = len.next_multiple_of(PADDING).min(self.mtu.max(len)).min(buffer.len());
         buffer.get_mut(len..padded).unwrap_or_default().fill(0);
         let packet = buffer.get(..padded).unwrap_or_default();
-        self.with_peer(now, id, |peer, cx| peer.send(cx, packet));
+        let gossip = self.gossip.is_some_and(|gossip| is_udp_to(packet, gossip.port));
+        self.with_peer(now, id, |peer, cx| peer.send(cx, packet, gossip));
     }
 
     /// Takes a datagram that the underlay brought.
@@ -210,6 +214,9 @@ impl Device {
             match change {
                 Change::PrivateKey(key) => self.set_private_key(now, key),
                 Change::Mtu(mtu) => self.mtu = mtu.into(),
+                Change::Gossip(gossip) => {
+                    self.gossip = Some(gossip).filter(|gossip| !gossip.resend.is_zero());
+                }
                 Change::RemoveAllPeers => {
                     let all: Vec<PeerId> = self.peers.keys().copied().collect();
                     all.into_iter().for_each(|id| self.remove(id));
@@ -279,6 +286,7 @@ impl Device {
         let mut cx = Context {
             now,
             id,
+            resend: self.gossip.map(|gossip| gossip.resend),
             datagrams: &mut self.datagrams,
             events: &mut self.events,
             rng: &mut self.rng,
@@ -353,6 +361,7 @@ impl Device {
         let mut cx = Context {
             now,
             id,
+            resend: self.gossip.map(|gossip| gossip.resend),
             datagrams: &mut self.datagrams,
             events: &mut self.events,
             rng: &mut self.rng,

@@ -20,11 +20,12 @@ mod message;
 mod outbox;
 mod packet;
 mod peer;
+mod resend;
 mod session;
 mod snapshot;
 mod timers;
 
-pub use change::{AllowedIpChange, Change, PeerChange};
+pub use change::{AllowedIpChange, Change, GossipChange, PeerChange};
 pub use device::{Device, Event, PeerId, Transmit};
 pub use drops::{DropReason, Drops};
 pub use endpoint::{Endpoint, Source};

@@ -38,6 +38,40 @@ impl Addresses {
     }
 }
 
+/// Whether this is a UDP datagram to a port, or a later fragment of any UDP datagram: only the first
+/// one has the ports.
+pub(super) fn is_udp_to(packet: &[u8], port: u16) -> bool {
+    let Some((first_fragment, datagram)) = udp_datagram(packet) else { return false };
+    !first_fragment || datagram.get(2..4) == Some(&port.to_be_bytes())
+}
+
+/// The UDP datagram inside, and whether it begins here.
+fn udp_datagram(packet: &[u8]) -> Option<(bool, &[u8])> {
+    const UDP: u8 = 17;
+    const FRAGMENT: u8 = 44;
+    match packet.first()? >> 4 {
+        4 => {
+            let header: &[u8; 20] = packet.first_chunk()?;
+            let offset = u16::from_be_bytes([header[6], header[7]]) & 0x1fff;
+            let length = usize::from(header[0] & 15) * 4;
+            (header[9] == UDP).then_some((offset == 0, packet.get(length..)?))
+        }
+        6 => {
+            let (header, rest) = packet.split_first_chunk::<40>()?;
+            match header[6] {
+                UDP => Some((true, rest)),
+                FRAGMENT => {
+                    let (fragment, rest) = rest.split_first_chunk::<8>()?;
+                    let offset = u16::from_be_bytes([fragment[2], fragment[3]]) >> 3;
+                    (fragment[0] == UDP).then_some((offset == 0, rest))
+                }
+                _ => None,
+            }
+        }
+        _ => None,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -63,6 +97,40 @@ mod tests {
         let addresses = Addresses::of(&v6).unwrap();
         assert_eq!(addresses.source.to_string(), "fd00::1");
         assert_eq!(addresses.destination.to_string(), "fd00::2");
+    }
+
+    #[test]
+    fn gossip_is_known_by_its_port_and_later_fragments_by_their_protocol() {
+        let mut v4 = vec![0; 28];
+        (v4[0], v4[9]) = (0x45, 17);
+        v4[22..24].copy_from_slice(&9094u16.to_be_bytes());
+        assert!(is_udp_to(&v4, 9094));
+        assert!(!is_udp_to(&v4, 9093));
+        // With options the ports stand further back.
+        let mut options = v4.clone();
+        options[0] = 0x46;
+        options.splice(20..20, [0; 4]);
+        assert!(is_udp_to(&options, 9094));
+        let mut later = v4.clone();
+        later[7] = 1;
+        assert!(is_udp_to(&later, 9093));
+        v4[9] = 6;
+        assert!(!is_udp_to(&v4, 9094));
+
+        let mut v6 = vec![0; 48];
+        (v6[0], v6[6]) = (0x60, 17);
+        v6[42..44].copy_from_slice(&9094u16.to_be_bytes());
+        assert!(is_udp_to(&v6, 9094));
+        let mut fragment = v6.clone();
+        fragment[6] = 44;
+        fragment.splice(40..40, [17, 0, 0, 1, 0, 0, 0, 0]);
+        assert!(is_udp_to(&fragment, 9094));
+        assert!(!is_udp_to(&fragment, 9093));
+        fragment[43] = 0x08;
+        assert!(is_udp_to(&fragment, 9093));
+        for short in [&[][..], &[0x45; 19], &[0x60; 39], &v6[..41]] {
+            assert!(!is_udp_to(short, 9094));
+        }
     }
 
     #[test]

@@ -15,6 +15,7 @@ use super::endpoint::Endpoint;
 use super::keys::{PresharedKey, PublicKey};
 use super::message::{DATA_OVERHEAD, INITIATION_LEN};
 use super::outbox::Outbox;
+use super::resend::Resend;
 use super::session::{Opened, REJECT_AFTER_TIME, Session};
 use super::snapshot::{PeerSnapshot, SessionState};
 use super::timers::{Timer, Timers};
@@ -49,6 +50,8 @@ const MAX_STAGED_BYTES: usize = 192 * 1024;
 pub(super) struct Context<'a> {
     pub(super) now: Instant,
     pub(super) id: PeerId,
+    /// For how long gossip to a silent peer is kept; none if it is not.
+    pub(super) resend: Option<Duration>,
     pub(super) datagrams: &'a mut Outbox<(Option<PeerId>, Endpoint)>,
     pub(super) events: &'a mut VecDeque<Event>,
     pub(super) rng: &'a mut fastrand::Rng,
@@ -75,6 +78,7 @@ pub(super) struct Peer {
     wanted_until: Option<Instant>,
     last_initiation_heard: Option<Instant>,
     staged: Staged,
+    resend: Resend,
     counters: Counters,
     pub(super) drops: Drops,
 }
@@ -88,6 +92,7 @@ struct Counters {
     tx_bytes: u64,
     rx_packets: u64,
     tx_packets: u64,
+    gossip_resent: u64,
 }
 
 impl Peer {
@@ -106,6 +111,7 @@ impl Peer {
             wanted_until: None,
             last_initiation_heard: None,
             staged: Staged::default(),
+            resend: Resend::default(),
             counters: Counters::default(),
             drops: Drops::default(),
         }
@@ -156,12 +162,19 @@ impl Peer {
         }
     }
 
-    /// Seals a packet (padded already) to the peer, or stages it for the session that it wants.
-    pub(super) fn send(&mut self, cx: &mut Context<'_>, packet: &[u8]) {
+    /// Seals a packet (padded already) to the peer, or stages it for the session that it wants. Gossip
+    /// is kept until the peer is heard, and waits there if there is no session.
+    pub(super) fn send(&mut self, cx: &mut Context<'_>, packet: &[u8], gossip: bool) {
         if self.endpoint.is_none() {
             self.drops.count(DropReason::NoEndpoint);
         } else if self.seal(cx, packet) {
+            if gossip {
+                self.resend.push(cx.now, packet, false);
+            }
             self.data_sent(cx);
+        } else if gossip {
+            self.resend.push(cx.now, packet, true);
+            self.want_handshake(cx);
         } else {
             let overflow = self.staged.push(packet);
             for _ in 0..overflow {
@@ -185,6 +198,7 @@ impl Peer {
         let out = cx.datagrams.place(INITIATION_LEN);
         let len = session.respond(cx.now, initiation, out)?;
         self.last_initiation_heard = Some(cx.now);
+        self.resend.peer_may_be_new();
         self.heard(cx, from, initiation.len());
         self.sent(cx, from, len);
         self.timers.set(Timer::Unconfirmed, cx.now + CONFIRM_TIMEOUT);
@@ -235,6 +249,7 @@ impl Peer {
         if newer {
             self.established(cx);
         }
+        self.send_again(cx);
         if let Opened::Packet(_) = opened {
             self.counters.rx_packets += 1;
             self.timers.set_once(Timer::Keepalive, cx.now + KEEPALIVE_TIMEOUT);
@@ -318,6 +333,7 @@ impl Peer {
             tx_bytes: counters.tx_bytes,
             rx_packets: counters.rx_packets,
             tx_packets: counters.tx_packets,
+            gossip_resent: counters.gossip_resent,
             drops: self.drops.clone(),
         }
     }
@@ -406,6 +422,19 @@ impl Peer {
                 self.data_sent(cx);
             }
         }
+        self.send_again(cx);
+    }
+
+    /// Sends what the peer missed, once. Called when a session is known to work both ways: what is
+    /// sealed for one that the peer has lost would be missed again.
+    fn send_again(&mut self, cx: &mut Context<'_>) {
+        let Some(age) = cx.resend else { return self.resend.clear() };
+        while let Some(packet) = self.resend.take_due(cx.now, age) {
+            if self.seal(cx, &packet) {
+                self.counters.gossip_resent += 1;
+                self.data_sent(cx);
+            }
+        }
     }
 
     /// Seals a packet, or nothing for a keepalive; false without a session to seal it.
@@ -452,7 +481,9 @@ impl Peer {
     /// Called after an authenticated message was received: the peer is there, and that is where.
     fn heard(&mut self, cx: &mut Context<'_>, from: Endpoint, len: usize) {
         self.counters.rx_bytes += len as u64;
-        self.counters.last_heard = Some(cx.now);
+        let before = self.counters.last_heard.replace(cx.now);
+        let silence = before.map(|before| cx.now.saturating_duration_since(before));
+        self.resend.heard(cx.now, silence);
         self.endpoint = Some(from);
         self.timers.clear(Timer::Unanswered);
         self.passed(cx.now);

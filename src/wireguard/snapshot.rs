@@ -50,6 +50,8 @@ pub struct PeerSnapshot {
     pub rx_packets: u64,
     /// Inner packets sent to it.
     pub tx_packets: u64,
+    /// Gossip datagrams that were sent to it once more, after a silence.
+    pub gossip_resent: u64,
     /// Packets of this peer that were not delivered.
     pub drops: Drops,
 }
