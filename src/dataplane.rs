@@ -307,6 +307,8 @@ impl Dataplane {
         }
         self.fwmark = fwmark;
         self.device.apply(now, changes);
+        // Port 0 was the kernel's to choose.
+        self.device.apply(now, vec![Change::ListenPort(self.udp.port())]);
         self.drain(now);
         Ok(())
     }

@@ -321,6 +321,29 @@ fn packets_for_nobody_and_packets_that_are_none_are_counted() {
     assert_eq!(wire.a.dropped(wire.now, DropReason::NoEndpoint), 1);
 }
 
+/// With the endpoint in the allowed IPs and a route to match, each datagram came back through the TUN,
+/// was sealed and sent again: a storm that only a full queue ended.
+#[test]
+fn a_datagram_of_our_own_that_comes_back_through_the_tun_is_dropped() {
+    let mut wire = Wire::connected();
+    let mut change = PeerChange::new(wire.b.public_key());
+    change.allowed_ips = vec![AllowedIpChange::Add("192.0.2.0/24".parse().unwrap())];
+    let port = Change::ListenPort(9094);
+    wire.a.device.apply(wire.now, vec![Change::Peer(change), port]);
+    let mut looped = udp("192.0.2.1", "192.0.2.2", &[4; 100]);
+    looped[22..24].copy_from_slice(&51820u16.to_be_bytes());
+    wire.a.send(wire.now, &looped);
+    looped[7] = 100;
+    wire.a.send(wire.now, &looped);
+    assert_eq!(wire.a.dropped(wire.now, DropReason::RoutingLoop), 2);
+    assert!(wire.a.sent.is_empty());
+    // Another program's datagram to the same machine passes.
+    looped[7] = 0;
+    looped[20] ^= 1;
+    wire.a.send(wire.now, &looped);
+    assert_eq!(wire.a.sent.len(), 1);
+}
+
 #[test]
 fn staged_packets_are_bounded_and_the_oldest_goes() {
     let mut wire = Wire::strangers();

@@ -352,7 +352,7 @@ a-machine-name-of-63-bytes-which-is-the-longest-that-is-allowed
   handshake   none yet
   traffic     0 B received, 0 B sent
   dropped     1000000 malformed_packet, 1000000 no_endpoint, 1000000 no_peer,
-              1000000 staged_expired, 1000000 staged_overflow
+              1000000 routing_loop, 1000000 staged_overflow
 "
         );
     }

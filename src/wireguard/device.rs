@@ -7,7 +7,7 @@
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap, HashMap, VecDeque};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Instant;
 
 use super::allowed_ips::AllowedIps;
@@ -18,7 +18,7 @@ use super::keys::{PrivateKey, PublicKey};
 use super::load::{Load, Verdict};
 use super::message::{COOKIE_REPLY_LEN, Message};
 use super::outbox::Outbox;
-use super::packet::{Addresses, is_udp_to};
+use super::packet::{Addresses, Udp};
 use super::peer::{Context, Peer};
 use super::session::{Identity, Opened, Session};
 use super::snapshot::Snapshot;
@@ -67,6 +67,8 @@ pub struct Device {
     private_key: Option<PrivateKey>,
     identity: Option<Identity>,
     mtu: usize,
+    /// Where our own datagrams leave from; 0 as long as it is not known.
+    listen_port: u16,
     /// What is sent once more to peers that missed it; none in a device without gossip.
     gossip: Option<GossipChange>,
     peers: BTreeMap<PeerId, Slot>,
@@ -99,6 +101,7 @@ impl Device {
             private_key: None,
             identity: None,
             mtu: DEFAULT_MTU.into(),
+            listen_port: 0,
             gossip: None,
             peers: BTreeMap::new(),
             next_id: 0,
@@ -125,12 +128,16 @@ impl Device {
         let Some(id) = self.allowed_ips.route(addresses.destination) else {
             return self.drops.count(DropReason::NoPeer);
         };
+        let udp = Udp::of(packet);
+        if udp.is_some_and(|udp| self.is_our_own_datagram(addresses.destination, udp)) {
+            return self.drops.count(DropReason::RoutingLoop);
+        }
+        let gossip = self.gossip.zip(udp).is_some_and(|(gossip, udp)| udp.may_go_to(gossip.port));
         // Never past the MTU: a datagram just as long as the path carries must not grow (kernel:
         // send.c, calculate_skb_padding).
         let padded = len.next_multiple_of(PADDING).min(self.mtu.max(len)).min(buffer.len());
         buffer.get_mut(len..padded).unwrap_or_default().fill(0);
         let packet = buffer.get(..padded).unwrap_or_default();
-        let gossip = self.gossip.is_some_and(|gossip| is_udp_to(packet, gossip.port));
         self.with_peer(now, id, |peer, cx| peer.send(cx, packet, gossip));
     }
 
@@ -227,8 +234,9 @@ impl Device {
                     }
                 }
                 Change::Peer(change) => self.change_peer(now, change),
-                // The socket's, which belongs to the packet loop.
-                Change::ListenPort(_) | Change::Fwmark(_) => {}
+                // The sockets belong to the packet loop.
+                Change::ListenPort(port) => self.listen_port = port,
+                Change::Fwmark(_) => {}
             }
         }
     }
@@ -247,6 +255,23 @@ impl Device {
             }
         }
         Snapshot { private_key: self.private_key.clone(), drops: self.drops.clone(), peers }
+    }
+
+    /// Whether the routing table has led a datagram of ours back to us: the route to an endpoint goes
+    /// through the tunnel itself, and sealing it once more would do so for ever (kernel: socket.c,
+    /// send4, `ELOOP`).
+    fn is_our_own_datagram(&self, to: IpAddr, udp: Udp) -> bool {
+        let is_endpoint = |port: Option<u16>| {
+            self.peers.values().filter_map(|slot| slot.peer.endpoint()).any(|endpoint| {
+                endpoint.ip() == to && port.is_none_or(|port| port == endpoint.port())
+            })
+        };
+        match udp {
+            Udp::Ports { source, destination } => {
+                source == self.listen_port && is_endpoint(Some(destination))
+            }
+            Udp::LaterFragment => is_endpoint(None),
+        }
     }
 
     fn receive_initiation(

@@ -30,6 +30,8 @@ drop_reasons! {
     MalformedPacket = "malformed_packet",
     /// From the TUN: the destination is in no peer's allowed IPs.
     NoPeer = "no_peer",
+    /// From the TUN: a datagram of our own; the route to an endpoint leads into the tunnel itself.
+    RoutingLoop = "routing_loop",
     /// From the TUN: the peer has no endpoint, and none of its packets has told us one.
     NoEndpoint = "no_endpoint",
     /// From the TUN: the peer had no session, and too many packets were already staged for it.

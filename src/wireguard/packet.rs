@@ -38,11 +38,36 @@ impl Addresses {
     }
 }
 
-/// Whether this is a UDP datagram to a port, or a later fragment of any UDP datagram: only the first
-/// one has the ports.
-pub(super) fn is_udp_to(packet: &[u8], port: u16) -> bool {
-    let Some((first_fragment, datagram)) = udp_datagram(packet) else { return false };
-    !first_fragment || datagram.get(2..4) == Some(&port.to_be_bytes())
+/// What can be told of a UDP datagram inside an IP packet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Udp {
+    Ports {
+        source: u16,
+        destination: u16,
+    },
+    /// A fragment but the first: only the first one has the ports.
+    LaterFragment,
+}
+
+impl Udp {
+    /// Reads the ports; `None` if this is something else than UDP.
+    pub(super) fn of(packet: &[u8]) -> Option<Self> {
+        let (begins_here, datagram) = udp_datagram(packet)?;
+        if !begins_here {
+            return Some(Udp::LaterFragment);
+        }
+        let [a, b, c, d] = *datagram.first_chunk()?;
+        let (source, destination) = (u16::from_be_bytes([a, b]), u16::from_be_bytes([c, d]));
+        Some(Udp::Ports { source, destination })
+    }
+
+    /// Whether it goes to this port, or may do so.
+    pub(super) fn may_go_to(self, port: u16) -> bool {
+        match self {
+            Udp::Ports { destination, .. } => destination == port,
+            Udp::LaterFragment => true,
+        }
+    }
 }
 
 /// The UDP datagram inside, and whether it begins here.
@@ -97,6 +122,10 @@ mod tests {
         let addresses = Addresses::of(&v6).unwrap();
         assert_eq!(addresses.source.to_string(), "fd00::1");
         assert_eq!(addresses.destination.to_string(), "fd00::2");
+    }
+
+    fn is_udp_to(packet: &[u8], port: u16) -> bool {
+        Udp::of(packet).is_some_and(|udp| udp.may_go_to(port))
     }
 
     #[test]

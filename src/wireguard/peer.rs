@@ -135,6 +135,10 @@ impl Peer {
         self.timers.clear(Timer::Unconfirmed);
     }
 
+    pub(super) fn endpoint(&self) -> Option<SocketAddr> {
+        self.endpoint.map(|endpoint| endpoint.address)
+    }
+
     /// Takes other addresses to try. Where the peer is now stays if it is one of them.
     pub(super) fn set_endpoints(&mut self, candidates: Vec<SocketAddr>) {
         if !self.endpoint.is_some_and(|endpoint| candidates.contains(&endpoint.address)) {
