@@ -27,10 +27,13 @@ impl<'lab> WireguardGo<'lab> {
         let config = directory.path().join("wg0.conf");
         let text = settings(own, peers, preshared_key);
         std::fs::write(&config, text).expect("cannot write a file");
-        // It answers on its control socket only once the interface is made.
-        let process = machine.start("wireguard-go", &["--foreground", "wg0"]);
+        let command = &mut machine.command("wireguard-go");
+        command.args(["--foreground", "wg0"]).env("LOG_LEVEL", "verbose");
+        let process = Process::start(&format!("wireguard-go on {}", machine.name), command);
+        // Not by asking `wg`: a socket that is bound but not yet listening it takes for stale, and
+        // removes it.
         wait_for("wireguard-go's control socket", seconds(5), || {
-            machine.attempt("wg", &["show", "wg0"]).status.success().then_some(())
+            process.log().contains("UAPI listener started").then_some(())
         });
         machine.run("wg", &["setconf", "wg0", &config.display().to_string()]);
         for prefix in &own.allowed_ips {
