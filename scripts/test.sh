@@ -7,9 +7,8 @@ set -euo pipefail
 
 readonly USAGE='usage: scripts/test.sh [--quick]
   --quick  leaves out the tests that take over half a minute'
-# Tests whose names hold these words take long: a rekey comes after two minutes, a full exchange of
-# gossip after one.
-readonly SLOW=(rekey before_the_tunnel start_on_both_sides a_lost_first a_cable_pulled)
+# Tests whose names hold these words take long: a rekey comes after two minutes.
+readonly SLOW=(rekey before_the_tunnel start_on_both_sides)
 readonly PROGRAMS='ip:iproute2 unshare:util-linux nsenter:util-linux setpriv:util-linux
   ping:iputils-ping wg:wireguard-tools wireguard-go:wireguard-go cc:gcc
   prometheus-alertmanager:prometheus-alertmanager'
