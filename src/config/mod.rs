@@ -1,7 +1,7 @@
 //! The configuration file: TOML text becomes a [`Config`], or every error at once with its place.
 //!
 //! One file serves all machines: a machine finds itself in the list of peers by its public key. After
-//! [`load`] nothing can be wrong any more. Called by the commands and, on reload, by the daemon.
+//! [`load()`] nothing can be wrong any more. Called by the commands and, on reload, by the daemon.
 //!
 //! The types stand here. `load` reads the file, with `syntax` (what is no TOML), `fields` (tables and
 //! types), `values` (texts), `blocks` (all machines), `us` (this one) and `keyfile`; `error` says what is
