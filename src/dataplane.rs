@@ -27,7 +27,7 @@ use tracing::{debug, trace};
 
 use crate::sys::poll::{self, Waker};
 use crate::sys::tun::Tun;
-use crate::sys::udp::{Family, ReceiveBatch, Sent, Udp};
+use crate::sys::udp::{Family, ReceiveBatch, Received, Sent, Udp};
 use crate::wireguard::{Change, Device, Event, Snapshot};
 
 /// Packets taken from one descriptor before the others have their turn: a millisecond of work.
@@ -213,8 +213,8 @@ impl Dataplane {
         while taken < BATCH {
             match self.udp.recv(family, &mut self.received) {
                 Ok(count) => {
-                    for (from, datagram) in self.received.datagrams() {
-                        self.device.handle_udp(now, from, datagram);
+                    for Received { from, ecn, datagram } in self.received.datagrams() {
+                        self.device.handle_udp(now, from, ecn, datagram);
                     }
                     taken += count;
                     if count < RECEIVE_BATCH {
@@ -322,7 +322,7 @@ impl Dataplane {
 /// Sends a datagram; a full socket buffer is waited for, but not for long.
 fn send(udp: &Udp, transmit: &crate::wireguard::Transmit<'_>) -> io::Result<Sent> {
     loop {
-        match udp.send(&transmit.to, transmit.datagram) {
+        match udp.send(&transmit.to, transmit.ecn, transmit.datagram) {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                 let family = Family::of(&transmit.to.address);
                 let Some(fd) = udp.fd(family) else { return Err(error) };

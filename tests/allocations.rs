@@ -8,7 +8,7 @@ use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 use std::time::Duration;
 
-use hushwire::wireguard::{Change, Device, Endpoint, GossipChange};
+use hushwire::wireguard::{Change, Device, Ecn, Endpoint, GossipChange};
 use wire::{Wire, udp};
 
 struct Counting;
@@ -57,7 +57,7 @@ fn carry(wire: &mut Wire, from_a: bool, buffer: &mut [u8], packet: &[u8]) {
     buffer[..packet.len()].copy_from_slice(packet);
     from.handle_tun(wire.now, buffer, packet.len());
     while let Some(transmit) = from.poll_transmit() {
-        to.handle_udp(wire.now, Endpoint::from(address), transmit.datagram);
+        to.handle_udp(wire.now, Endpoint::from(address), transmit.ecn, transmit.datagram);
     }
     assert_eq!(to.poll_packet(), Some(packet));
     assert_eq!(to.poll_packet(), None);
@@ -105,7 +105,7 @@ fn a_dropped_datagram_allocates_nothing() {
         for i in 0..n {
             junk[..4].copy_from_slice(&(i % 6).to_le_bytes());
             let len = [0, 31, 32, 64, 92, 148][i as usize % 6];
-            wire.b.device.handle_udp(wire.now, stranger, &junk[..len]);
+            wire.b.device.handle_udp(wire.now, stranger, Ecn::NotCapable, &junk[..len]);
             while wire.b.device.poll_transmit().is_some() {}
         }
     };

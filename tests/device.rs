@@ -6,7 +6,8 @@ mod wire;
 use std::time::Duration;
 
 use hushwire::wireguard::{
-    AllowedIpChange, Change, DropReason, Event, GossipChange, PeerChange, PrivateKey, SessionState,
+    AllowedIpChange, Change, DropReason, Ecn, Endpoint, Event, GossipChange, PeerChange,
+    PrivateKey, SessionState,
 };
 use wire::{Delivery, Station, Wire, kind, peer, preshared, udp};
 
@@ -672,4 +673,30 @@ fn gossip_older_than_its_age_is_not_sent_again_and_none_is_with_the_age_zero() {
     wire.b.send(wire.now, &udp("10.99.0.2", "10.99.0.1", b"back"));
     wire.settle();
     assert!(wire.b.received.is_empty());
+}
+
+/// A packet as it leaves A with a mark, and B takes it with another one.
+fn marked(inner: u8, outer: Ecn) -> (Ecn, Wire) {
+    let mut wire = Wire::connected();
+    let mut packet = udp("10.99.0.1", "10.99.0.2", b"marked");
+    packet[1] = inner;
+    packet.resize(packet.len() + 15, 0);
+    let len = packet.len() - 15;
+    wire.a.device.handle_tun(wire.now, &mut packet, len);
+    let transmit = wire.a.device.poll_transmit().unwrap();
+    let (mark, from) = (transmit.ecn, Endpoint::from(wire.a.address));
+    wire.b.device.handle_udp(wire.now, from, outer, transmit.datagram);
+    wire.b.collect();
+    (mark, wire)
+}
+
+#[test]
+fn congestion_marks_pass_between_the_inner_and_the_outer_header() {
+    let (outer, wire) = marked(0b10, Ecn::Congested);
+    assert_eq!(outer, Ecn::Capable0);
+    assert_eq!(wire.b.received[0][1], 0b11);
+    let (outer, wire) = marked(0b00, Ecn::Congested);
+    assert_eq!(outer, Ecn::NotCapable);
+    assert!(wire.b.received.is_empty());
+    assert_eq!(wire.b.dropped(wire.now, DropReason::CongestionMarked), 1);
 }

@@ -8,7 +8,7 @@ use std::mem::{MaybeUninit, size_of};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
 use std::ptr;
 
-use crate::wireguard::Source;
+use crate::wireguard::{Ecn, Source};
 
 /// Room for a socket address of either family.
 #[repr(C)]
@@ -78,10 +78,15 @@ impl RawAddress {
     }
 }
 
-/// Bytes of one control message with packet information; the IPv6 one is the larger.
-const CONTROL_LEN: usize =
+/// Bytes of the two control messages that a datagram has: packet information, of which the IPv6 form is
+/// the larger, and the TOS or traffic class.
+const CONTROL_LEN: usize = space::<libc::in6_pktinfo>() + space::<libc::c_int>();
+
+/// Bytes of a control message with this value, padding included.
+const fn space<T>() -> usize {
     // SAFETY: CMSG_SPACE is arithmetic on its argument.
-    unsafe { libc::CMSG_SPACE(size_of::<libc::in6_pktinfo>() as libc::c_uint) } as usize;
+    unsafe { libc::CMSG_SPACE(size_of::<T>() as libc::c_uint) as usize }
+}
 
 /// Bytes of a control message before its value.
 const CONTROL_HEADER_LEN: usize =
@@ -134,53 +139,92 @@ impl Control {
         }
     }
 
-    fn put<T: KernelData>(&mut self, level: i32, kind: i32, value: T, message: &mut libc::msghdr) {
-        const { assert!(size_of::<T>() <= size_of::<libc::in6_pktinfo>()) };
-        let size = size_of::<T>() as libc::c_uint;
-        message.msg_control = ptr::from_mut(self).cast();
-        // SAFETY: CMSG_SPACE and CMSG_LEN are arithmetic. The buffer is aligned for `cmsghdr` and has
-        // room for one and a value not larger than `in6_pktinfo` (asserted), so CMSG_FIRSTHDR is not
-        // null and CMSG_DATA lies within; the value is written unaligned.
-        unsafe {
-            message.msg_controllen = libc::CMSG_SPACE(size) as _;
-            let header = libc::CMSG_FIRSTHDR(message);
-            (*header).cmsg_level = level;
-            (*header).cmsg_type = kind;
-            (*header).cmsg_len = libc::CMSG_LEN(size) as _;
-            libc::CMSG_DATA(header).cast::<T>().write_unaligned(value);
-        }
+    /// The mark for the datagram's IP header, hooked into `message` behind what is there.
+    pub(super) fn put_ecn(&mut self, ecn: Ecn, ipv4: bool, message: &mut libc::msghdr) {
+        let (level, kind) = if ipv4 {
+            (libc::IPPROTO_IP, libc::IP_TOS)
+        } else {
+            (libc::IPPROTO_IPV6, libc::IPV6_TCLASS)
+        };
+        self.put(level, kind, ecn as libc::c_int, message);
     }
 
-    /// Reads the local address that a datagram came to, and the interface that it came by.
+    fn put<T: KernelData>(&mut self, level: i32, kind: i32, value: T, message: &mut libc::msghdr) {
+        let at: usize = message.msg_controllen as _;
+        let Some(room) = self.bytes.get_mut(at..at + space::<T>()) else { return };
+        // SAFETY: CMSG_LEN is arithmetic.
+        let length = unsafe { libc::CMSG_LEN(size_of::<T>() as libc::c_uint) };
+        let header = libc::cmsghdr { cmsg_len: length as _, cmsg_level: level, cmsg_type: kind };
+        let start = room.as_mut_ptr();
+        // SAFETY: `room` has CMSG_SPACE bytes: a header, a value behind it, padding. Both are plain
+        // data and are written unaligned.
+        unsafe {
+            start.cast::<libc::cmsghdr>().write_unaligned(header);
+            start.add(CONTROL_HEADER_LEN).cast::<T>().write_unaligned(value);
+        }
+        message.msg_control = ptr::from_mut(self).cast();
+        message.msg_controllen = (at + space::<T>()) as _;
+    }
+
+    /// Reads what the kernel says about a datagram that came.
     ///
     /// `length` is what the kernel says it has filled (`msg_controllen`).
-    pub(super) fn source(&self, length: usize) -> Option<Source> {
-        let mut rest = self.bytes.get(..length.min(CONTROL_LEN))?;
-        while let Some(header) = read::<libc::cmsghdr>(rest) {
-            // 32 bits wide in musl.
-            let length: usize = header.cmsg_len as _;
-            let value = rest.get(CONTROL_HEADER_LEN..length)?;
-            match (header.cmsg_level, header.cmsg_type) {
-                (libc::IPPROTO_IP, libc::IP_PKTINFO) => {
-                    let info = read::<libc::in_pktinfo>(value)?;
-                    let address = Ipv4Addr::from(u32::from_be(info.ipi_spec_dst.s_addr));
-                    let interface = info.ipi_ifindex as u32;
-                    return Some(Source { address: address.into(), interface });
-                }
-                (libc::IPPROTO_IPV6, libc::IPV6_PKTINFO) => {
-                    let info = read::<libc::in6_pktinfo>(value)?;
-                    let address = Ipv6Addr::from(info.ipi6_addr.s6_addr);
-                    // Nothing can leave from a multicast address.
-                    let source = Source { address: address.into(), interface: info.ipi6_ifindex };
-                    return (!address.is_multicast()).then_some(source);
-                }
-                _ => {}
-            }
-            // The next one begins at a multiple of a machine word (CMSG_ALIGN).
-            rest = rest.get(length.checked_next_multiple_of(size_of::<usize>())?..)?;
+    pub(super) fn read(&self, length: usize) -> Ancillary {
+        let mut ancillary = Ancillary::default();
+        let mut rest = self.bytes.get(..length.min(CONTROL_LEN)).unwrap_or_default();
+        while let Some((header, value, next)) = first_control(rest) {
+            ancillary.take(header.cmsg_level, header.cmsg_type, value);
+            rest = next;
         }
-        None
+        ancillary
     }
+}
+
+/// What the kernel says about a datagram that came.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Ancillary {
+    /// The local address that it came to, and the interface that it came by.
+    pub(super) source: Option<Source>,
+    /// The mark of its IP header.
+    pub(super) ecn: Ecn,
+}
+
+impl Ancillary {
+    fn take(&mut self, level: i32, kind: i32, value: &[u8]) {
+        match (level, kind) {
+            (libc::IPPROTO_IP, libc::IP_PKTINFO) => {
+                self.source = read::<libc::in_pktinfo>(value).map(|info| Source {
+                    address: Ipv4Addr::from(u32::from_be(info.ipi_spec_dst.s_addr)).into(),
+                    interface: info.ipi_ifindex as u32,
+                });
+            }
+            (libc::IPPROTO_IPV6, libc::IPV6_PKTINFO) => {
+                let source = read::<libc::in6_pktinfo>(value).map(|info| Source {
+                    address: Ipv6Addr::from(info.ipi6_addr.s6_addr).into(),
+                    interface: info.ipi6_ifindex,
+                });
+                // Nothing can leave from a multicast address.
+                self.source = source.filter(|source| !source.address.is_multicast());
+            }
+            // One byte for IPv4 (net/ipv4/ip_sockglue.c, ip_cmsg_recv_tos), an int for IPv6.
+            (libc::IPPROTO_IP, libc::IP_TOS) | (libc::IPPROTO_IPV6, libc::IPV6_TCLASS) => {
+                let class = read::<libc::c_int>(value).map(|class| class as u8);
+                self.ecn = Ecn::from_bits(class.or(value.first().copied()).unwrap_or(0));
+            }
+            _ => {}
+        }
+    }
+}
+
+/// The first control message: its header, its value, and what is behind it.
+fn first_control(bytes: &[u8]) -> Option<(libc::cmsghdr, &[u8], &[u8])> {
+    let header = read::<libc::cmsghdr>(bytes)?;
+    // 32 bits wide in musl.
+    let length: usize = header.cmsg_len as _;
+    let value = bytes.get(CONTROL_HEADER_LEN..length)?;
+    // The next one begins at a multiple of a machine word (CMSG_ALIGN).
+    let next = length.checked_next_multiple_of(size_of::<usize>())?;
+    Some((header, value, bytes.get(next..).unwrap_or_default()))
 }
 
 /// What the kernel lays out in a control message.
@@ -196,6 +240,8 @@ unsafe impl KernelData for libc::cmsghdr {}
 unsafe impl KernelData for libc::in_pktinfo {}
 // SAFETY: as above.
 unsafe impl KernelData for libc::in6_pktinfo {}
+// SAFETY: an integer.
+unsafe impl KernelData for libc::c_int {}
 
 /// Reads a value from the beginning of some bytes, if they are enough for it.
 fn read<T: KernelData>(bytes: &[u8]) -> Option<T> {
@@ -213,7 +259,7 @@ mod tests {
         let mut message: libc::msghdr = unsafe { MaybeUninit::zeroed().assume_init() };
         let mut control = Control::empty();
         control.put_source(&source, &mut message);
-        control.source(message.msg_controllen as _)
+        control.read(message.msg_controllen as _).source
     }
 
     #[test]
@@ -244,17 +290,31 @@ mod tests {
         let mut control = Control::empty();
         let source = Source { address: "2001:db8::1".parse().unwrap(), interface: 7 };
         control.put_source(&source, &mut message);
-        assert_eq!(control.source(0), None);
-        assert_eq!(control.source(size_of::<libc::cmsghdr>() - 1), None);
+        assert_eq!(control.read(0).source, None);
+        assert_eq!(control.read(size_of::<libc::cmsghdr>() - 1).source, None);
         // SAFETY: `control` is aligned for, and begins with, the `cmsghdr` that was put there.
         let header = unsafe { &mut *(&raw mut control).cast::<libc::cmsghdr>() };
         header.cmsg_len = (size_of::<libc::cmsghdr>() + 1) as _;
-        assert_eq!(control.source(Control::LEN), None, "one byte of a value");
+        assert_eq!(control.read(Control::LEN).source, None, "one byte of a value");
         // SAFETY: as above.
         let header = unsafe { &mut *(&raw mut control).cast::<libc::cmsghdr>() };
         header.cmsg_len = usize::MAX as _;
         header.cmsg_type = libc::IPV6_TCLASS;
-        assert_eq!(control.source(Control::LEN), None, "another kind that runs past the end");
-        assert_eq!(Control::empty().source(Control::LEN), None);
+        assert_eq!(control.read(Control::LEN).source, None, "another kind that runs past the end");
+        assert_eq!(Control::empty().read(Control::LEN).source, None);
+    }
+
+    #[test]
+    fn a_mark_stands_beside_a_source() {
+        for (address, ipv4) in [("192.0.2.1", true), ("2001:db8::1", false)] {
+            // SAFETY: plain C data.
+            let mut message: libc::msghdr = unsafe { MaybeUninit::zeroed().assume_init() };
+            let mut control = Control::empty();
+            let source = Source { address: address.parse().unwrap(), interface: 0 };
+            control.put_source(&source, &mut message);
+            control.put_ecn(Ecn::Congested, ipv4, &mut message);
+            let read = control.read(message.msg_controllen as _);
+            assert_eq!(read, Ancillary { source: Some(source), ecn: Ecn::Congested });
+        }
     }
 }

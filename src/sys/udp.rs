@@ -12,8 +12,8 @@ use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
 use super::checked;
-use super::message::{Control, RawAddress};
-use crate::wireguard::Endpoint;
+use super::message::{Ancillary, Control, RawAddress};
+use crate::wireguard::{Ecn, Endpoint};
 
 /// Bytes asked for each socket buffer; the kernel doubles it for its bookkeeping.
 ///
@@ -173,15 +173,15 @@ impl Udp {
     /// # Errors
     ///
     /// What the kernel says; `Unsupported` when the endpoint's family is not there.
-    pub fn send(&self, to: &Endpoint, datagram: &[u8]) -> io::Result<Sent> {
+    pub fn send(&self, to: &Endpoint, ecn: Ecn, datagram: &[u8]) -> io::Result<Sent> {
         let Some(socket) = self.socket(Family::of(&to.address)) else {
             return Err(io::ErrorKind::Unsupported.into());
         };
-        match send_once(socket.as_fd(), to, datagram) {
+        match send_once(socket.as_fd(), to, ecn, datagram) {
             Ok(()) => Ok(Sent::AsAsked),
             Err(error) if to.source.is_some() && blames_source(&error) => {
                 let to = Endpoint { source: None, ..*to };
-                send_once(socket.as_fd(), &to, datagram).map(|()| Sent::WithoutSource)
+                send_once(socket.as_fd(), &to, ecn, datagram).map(|()| Sent::WithoutSource)
             }
             Err(error) => Err(error),
         }
@@ -220,11 +220,13 @@ fn open_raw(family: Family, port: u16, fwmark: u32) -> io::Result<OwnedFd> {
     match family {
         Family::V4 => {
             set_option(fd, libc::IPPROTO_IP, libc::IP_PKTINFO, 1)?;
+            set_option(fd, libc::IPPROTO_IP, libc::IP_RECVTOS, 1)?;
             set_option(fd, libc::IPPROTO_IP, libc::IP_MTU_DISCOVER, libc::IP_PMTUDISC_DONT)?;
         }
         Family::V6 => {
             set_option(fd, libc::IPPROTO_IPV6, libc::IPV6_V6ONLY, 1)?;
             set_option(fd, libc::IPPROTO_IPV6, libc::IPV6_RECVPKTINFO, 1)?;
+            set_option(fd, libc::IPPROTO_IPV6, libc::IPV6_RECVTCLASS, 1)?;
             let never = libc::IPV6_PMTUDISC_DONT;
             set_option(fd, libc::IPPROTO_IPV6, libc::IPV6_MTU_DISCOVER, never)?;
         }
@@ -274,7 +276,7 @@ fn set_option(
     .map(|_| ())
 }
 
-fn send_once(socket: BorrowedFd<'_>, to: &Endpoint, datagram: &[u8]) -> io::Result<()> {
+fn send_once(socket: BorrowedFd<'_>, to: &Endpoint, ecn: Ecn, datagram: &[u8]) -> io::Result<()> {
     let (mut address, length) = RawAddress::from_std(to.address);
     let mut payload =
         libc::iovec { iov_base: datagram.as_ptr().cast_mut().cast(), iov_len: datagram.len() };
@@ -288,6 +290,10 @@ fn send_once(socket: BorrowedFd<'_>, to: &Endpoint, datagram: &[u8]) -> io::Resu
         to.source.filter(|source| source.address.is_ipv4() == to.address.is_ipv4())
     {
         control.put_source(&source, &mut message);
+    }
+    // Most packets carry no mark, and no control message costs least.
+    if ecn != Ecn::NotCapable {
+        control.put_ecn(ecn, to.address.is_ipv4(), &mut message);
     }
     loop {
         // SAFETY: address, payload and control live through the call, which only reads them.
@@ -336,6 +342,17 @@ fn is_pending_error(error: &io::Error) -> bool {
     )
 }
 
+/// One datagram and what the kernel knows of it.
+#[derive(Debug)]
+pub struct Received<'a> {
+    /// Where it came from, and which local address it came to.
+    pub from: Endpoint,
+    /// The mark of its IP header.
+    pub ecn: Ecn,
+    /// Its bytes.
+    pub datagram: &'a mut [u8],
+}
+
 /// Room for some datagrams, taken once and used for every receive.
 pub struct ReceiveBatch {
     size: usize,
@@ -380,8 +397,8 @@ impl ReceiveBatch {
         self.truncated
     }
 
-    /// The datagrams of the last receive, each with where it came from and which local address it came to.
-    pub fn datagrams(&mut self) -> impl Iterator<Item = (Endpoint, &mut [u8])> {
+    /// The datagrams of the last receive.
+    pub fn datagrams(&mut self) -> impl Iterator<Item = Received<'_>> {
         let received =
             self.headers.iter().zip(&self.addresses).zip(&self.controls).take(self.filled);
         received.zip(self.payloads.chunks_exact_mut(self.size)).filter_map(
@@ -390,8 +407,9 @@ impl ReceiveBatch {
                     return None;
                 }
                 let address = address.to_std()?;
-                let source = control.source(header.msg_hdr.msg_controllen as _);
-                Some((Endpoint { address, source }, payload.get_mut(..header.msg_len as usize)?))
+                let Ancillary { source, ecn } = control.read(header.msg_hdr.msg_controllen as _);
+                let datagram = payload.get_mut(..header.msg_len as usize)?;
+                Some(Received { from: Endpoint { address, source }, ecn, datagram })
             },
         )
     }

@@ -13,6 +13,7 @@ use std::time::Instant;
 use super::allowed_ips::AllowedIps;
 use super::change::{AllowedIpChange, Change, GossipChange, PeerChange};
 use super::drops::{DropReason, Drops};
+use super::ecn::Ecn;
 use super::endpoint::Endpoint;
 use super::keys::{PrivateKey, PublicKey};
 use super::load::{Load, Verdict};
@@ -39,8 +40,18 @@ pub struct Transmit<'a> {
     pub peer: Option<PeerId>,
     /// Where it goes, and where it leaves from.
     pub to: Endpoint,
+    /// The mark for its IP header.
+    pub ecn: Ecn,
     /// One whole WireGuard message.
     pub datagram: &'a [u8],
+}
+
+/// What stands on the outside of a datagram.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Envelope {
+    pub(super) peer: Option<PeerId>,
+    pub(super) to: Endpoint,
+    pub(super) ecn: Ecn,
 }
 
 /// What people and the control plane want to know as it happens.
@@ -78,7 +89,7 @@ pub struct Device {
     by_index: HashMap<u32, PeerId>,
     allowed_ips: AllowedIps,
     deadlines: BinaryHeap<Reverse<(Instant, PeerId)>>,
-    datagrams: Outbox<(Option<PeerId>, Endpoint)>,
+    datagrams: Outbox<Envelope>,
     packets: Outbox<()>,
     events: VecDeque<Event>,
     load: Load,
@@ -141,8 +152,8 @@ impl Device {
         self.with_peer(now, id, |peer, cx| peer.send(cx, packet, gossip));
     }
 
-    /// Takes a datagram that the underlay brought.
-    pub fn handle_udp(&mut self, now: Instant, from: Endpoint, datagram: &[u8]) {
+    /// Takes a datagram that the underlay brought, and the mark of its IP header.
+    pub fn handle_udp(&mut self, now: Instant, from: Endpoint, ecn: Ecn, datagram: &[u8]) {
         let Some(message) = Message::parse(datagram) else {
             return self.drops.count(DropReason::MalformedMessage);
         };
@@ -152,7 +163,7 @@ impl Device {
             Message::CookieReply { receiver } => self
                 .peer_of(receiver)
                 .and_then(|id| self.count(now, id, |peer, _| peer.receive_cookie_reply(datagram))),
-            Message::Data { receiver } => self.receive_data(now, from, datagram, receiver),
+            Message::Data { receiver } => self.receive_data(now, from, ecn, datagram, receiver),
         };
         if let Err(reason) = result {
             self.drops.count(reason);
@@ -181,8 +192,8 @@ impl Device {
 
     /// The next datagram for the underlay.
     pub fn poll_transmit(&mut self) -> Option<Transmit<'_>> {
-        let ((peer, to), datagram) = self.datagrams.pop()?;
-        Some(Transmit { peer, to, datagram })
+        let (Envelope { peer, to, ecn }, datagram) = self.datagrams.pop()?;
+        Some(Transmit { peer, to, ecn, datagram })
     }
 
     /// The next packet for the overlay.
@@ -303,6 +314,7 @@ impl Device {
         &mut self,
         now: Instant,
         from: Endpoint,
+        ecn: Ecn,
         data: &[u8],
         receiver: u32,
     ) -> Result<(), DropReason> {
@@ -321,13 +333,17 @@ impl Device {
         let result = match opened {
             Ok(Opened::Keepalive) => Ok(None),
             Ok(Opened::Malformed) => Err(DropReason::MalformedInner),
-            Ok(Opened::Packet(len)) => match out.get(..len).and_then(Addresses::of) {
-                None => Err(DropReason::MalformedInner),
-                Some(inner) if self.allowed_ips.route(inner.source) != Some(id) => {
-                    Err(DropReason::DisallowedSource)
+            Ok(Opened::Packet(len)) => {
+                let packet = out.get_mut(..len).unwrap_or_default();
+                match Addresses::of(packet) {
+                    None => Err(DropReason::MalformedInner),
+                    Some(inner) if self.allowed_ips.route(inner.source) != Some(id) => {
+                        Err(DropReason::DisallowedSource)
+                    }
+                    Some(_) if !Ecn::decapsulate(ecn, packet) => Err(DropReason::CongestionMarked),
+                    Some(_) => Ok(Some(len)),
                 }
-                Some(_) => Ok(Some(len)),
-            },
+            }
             Err(reason) => Err(reason),
         };
         match result {
@@ -352,7 +368,8 @@ impl Device {
             return self.load.pass_proven(now, source);
         }
         self.datagrams.place(reply.len()).copy_from_slice(&reply);
-        self.datagrams.push((None, from), reply.len());
+        let envelope = Envelope { peer: None, to: from, ecn: Ecn::NotCapable };
+        self.datagrams.push(envelope, reply.len());
         Err(DropReason::UnderLoad)
     }
 

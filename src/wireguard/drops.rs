@@ -65,6 +65,9 @@ drop_reasons! {
     Replayed = "replayed",
     /// From a peer: what it sealed is neither an IPv4 nor an IPv6 packet.
     MalformedInner = "malformed_inner",
+    /// From a peer: a congested router marked a packet whose transport does not understand the mark, and
+    /// must learn of it by this loss (RFC 6040).
+    CongestionMarked = "congestion_marked",
     /// From a peer: the inner source is not in its allowed IPs.
     DisallowedSource = "disallowed_source",
 }

@@ -9,8 +9,9 @@ use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use super::device::{Event, PeerId};
+use super::device::{Envelope, Event, PeerId};
 use super::drops::{DropReason, Drops};
+use super::ecn::Ecn;
 use super::endpoint::Endpoint;
 use super::keys::{PresharedKey, PublicKey};
 use super::message::{DATA_OVERHEAD, INITIATION_LEN};
@@ -52,7 +53,7 @@ pub(super) struct Context<'a> {
     pub(super) id: PeerId,
     /// For how long gossip to a silent peer is kept; none if it is not.
     pub(super) resend: Option<Duration>,
-    pub(super) datagrams: &'a mut Outbox<(Option<PeerId>, Endpoint)>,
+    pub(super) datagrams: &'a mut Outbox<Envelope>,
     pub(super) events: &'a mut VecDeque<Event>,
     pub(super) rng: &'a mut fastrand::Rng,
 }
@@ -204,7 +205,7 @@ impl Peer {
         self.last_initiation_heard = Some(cx.now);
         self.resend.peer_may_be_new();
         self.heard(cx, from, initiation.len());
-        self.sent(cx, from, len);
+        self.sent(cx, from, Ecn::NotCapable, len);
         self.timers.set(Timer::Unconfirmed, cx.now + CONFIRM_TIMEOUT);
         self.timers.set(Timer::Expire, cx.now + REJECT_AFTER_TIME);
         Ok(())
@@ -221,7 +222,7 @@ impl Peer {
         let out = cx.datagrams.place(INITIATION_LEN);
         let len = session.finish(response, out)?;
         self.heard(cx, from, response.len());
-        self.sent(cx, from, len);
+        self.sent(cx, from, Ecn::NotCapable, len);
         self.established(cx);
         Ok(())
     }
@@ -365,7 +366,7 @@ impl Peer {
         let Some(session) = &mut self.session else { return };
         let out = cx.datagrams.place(INITIATION_LEN);
         if let Some(len) = session.initiate(cx.now, out) {
-            self.sent(cx, target, len);
+            self.sent(cx, target, Ecn::NotCapable, len);
         }
         let tried = self.attempts as usize + 1;
         let delay = match tried.checked_sub(count) {
@@ -451,7 +452,7 @@ impl Peer {
         else {
             return false;
         };
-        self.sent(cx, endpoint, len);
+        self.sent(cx, endpoint, Ecn::of(packet), len);
         true
     }
 
@@ -475,8 +476,8 @@ impl Peer {
     }
 
     /// Queues what was written last to the outbox, an authenticated message.
-    fn sent(&mut self, cx: &mut Context<'_>, to: Endpoint, len: usize) {
-        cx.datagrams.push((Some(cx.id), to), len);
+    fn sent(&mut self, cx: &mut Context<'_>, to: Endpoint, ecn: Ecn, len: usize) {
+        cx.datagrams.push(Envelope { peer: Some(cx.id), to, ecn }, len);
         self.counters.tx_bytes += len as u64;
         self.timers.clear(Timer::Keepalive);
         self.passed(cx.now);

@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use hushwire::wireguard::{
-    AllowedIpChange, Change, Device, DropReason, Endpoint, Event, PeerChange, PeerSnapshot,
+    AllowedIpChange, Change, Device, DropReason, Ecn, Endpoint, Event, PeerChange, PeerSnapshot,
     PresharedKey, PrivateKey, PublicKey,
 };
 
@@ -62,7 +62,7 @@ impl Station {
 
     /// Takes a datagram from the underlay.
     pub fn take(&mut self, now: Instant, from: SocketAddr, datagram: &[u8]) {
-        self.device.handle_udp(now, Endpoint::from(from), datagram);
+        self.device.handle_udp(now, Endpoint::from(from), Ecn::NotCapable, datagram);
         self.collect();
     }
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use hushwire::sys::tun::Tun;
 use hushwire::sys::udp::{Family, ReceiveBatch, Sent, Udp, path_mtu};
-use hushwire::wireguard::{Endpoint, Source};
+use hushwire::wireguard::{Ecn, Endpoint, Source};
 
 use crate::netns::{eventually, in_namespace, ip, ip_json, make_link};
 
@@ -36,8 +36,29 @@ fn receive(udp: &Udp, family: Family) -> (Endpoint, Vec<u8>) {
     let mut batch = ReceiveBatch::new(4, 2048);
     eventually("a datagram", || udp.recv(family, &mut batch).is_ok());
     let mut datagrams = batch.datagrams();
-    let (from, datagram) = datagrams.next().unwrap();
-    (from, datagram.to_vec())
+    let received = datagrams.next().unwrap();
+    (received.from, received.datagram.to_vec())
+}
+
+#[test]
+fn a_mark_is_set_on_the_wire_and_read_from_it() {
+    in_namespace(|| {
+        underlay();
+        let (from, to) = (Udp::bind(0, 0).unwrap(), Udp::bind(0, 0).unwrap());
+        for (family, server) in [(Family::V4, "192.0.2.2"), (Family::V6, "2001:db8::2")] {
+            let server = SocketAddr::new(server.parse().unwrap(), to.port());
+            for mark in [Ecn::NotCapable, Ecn::Capable0, Ecn::Capable1, Ecn::Congested] {
+                let mut batch = ReceiveBatch::new(1, 64);
+                // The first IPv6 datagrams may be lost while the link is coming up.
+                eventually(&format!("{family:?} {mark:?}"), || {
+                    let _ = from.send(&Endpoint::from(server), mark, b"marked").unwrap();
+                    to.recv(family, &mut batch).is_ok()
+                });
+                let received = batch.datagrams().next().map(|received| received.ecn);
+                assert_eq!(received, Some(mark), "{family:?}");
+            }
+        }
+    });
 }
 
 #[test]
@@ -59,18 +80,18 @@ fn answers_leave_from_the_address_that_was_asked_until_it_is_gone() {
             assert_eq!(from.source.map(|source| source.address), Some(server.ip()));
 
             let mut buffer = [0; 64];
-            assert_eq!(udp.send(&from, b"answer").unwrap(), Sent::AsAsked);
+            assert_eq!(udp.send(&from, Ecn::NotCapable, b"answer").unwrap(), Sent::AsAsked);
             let (length, answered_from) = client.recv_from(&mut buffer).unwrap();
             assert_eq!((&buffer[..length], answered_from), (&b"answer"[..], server));
 
             // The control: left to itself, the kernel takes the other address.
             let no_source = Endpoint::from(from.address);
-            assert_eq!(udp.send(&no_source, b"answer").unwrap(), Sent::AsAsked);
+            assert_eq!(udp.send(&no_source, Ecn::NotCapable, b"answer").unwrap(), Sent::AsAsked);
             let other = client.recv_from(&mut buffer).unwrap().1;
             assert_ne!(other, server);
 
             ip(&format!("address delete {prefix} dev under40"));
-            assert_eq!(udp.send(&from, b"answer").unwrap(), Sent::WithoutSource);
+            assert_eq!(udp.send(&from, Ecn::NotCapable, b"answer").unwrap(), Sent::WithoutSource);
             assert_eq!(client.recv_from(&mut buffer).unwrap().1, other);
         }
     });
@@ -89,7 +110,7 @@ fn a_link_local_endpoint_keeps_its_scope_both_ways() {
         assert_eq!(from.address, client.local_addr().unwrap());
         let source = Source { address: "fe80::aa".parse().unwrap(), interface: index };
         assert_eq!(from.source, Some(source));
-        assert_eq!(udp.send(&from, b"answer").unwrap(), Sent::AsAsked);
+        assert_eq!(udp.send(&from, Ecn::NotCapable, b"answer").unwrap(), Sent::AsAsked);
         assert_eq!(client.recv_from(&mut [0; 64]).unwrap().0, 6);
     });
 }
@@ -108,7 +129,8 @@ fn a_batch_takes_what_waits_and_leaves_out_what_was_cut() {
             client.send_to(&vec![7; length], ("127.0.0.1", udp.port())).unwrap();
         }
         assert_eq!(udp.recv(Family::V4, &mut batch).unwrap(), 4);
-        let lengths: Vec<usize> = batch.datagrams().map(|(_, datagram)| datagram.len()).collect();
+        let lengths: Vec<usize> =
+            batch.datagrams().map(|received| received.datagram.len()).collect();
         assert_eq!(lengths, [1, 100, 0]);
         assert_eq!(batch.truncated(), 1);
         assert_eq!(udp.recv(Family::V4, &mut batch).unwrap(), 1);
@@ -125,7 +147,7 @@ fn a_peer_that_is_not_there_stops_nothing() {
         let udp = Udp::bind(0, 0).unwrap();
         let gone = peer("127.0.0.1:0").local_addr().unwrap();
         for _ in 0..3 {
-            let _ = udp.send(&Endpoint::from(gone), b"anybody?").unwrap();
+            let _ = udp.send(&Endpoint::from(gone), Ecn::NotCapable, b"anybody?").unwrap();
         }
         let client = peer("127.0.0.1:0");
         client.send_to(b"here", ("127.0.0.1", udp.port())).unwrap();
@@ -141,8 +163,8 @@ fn an_outer_packet_may_be_cut_on_its_way() {
         ip("link set hush41 mtu 1000 up");
         let udp = Udp::bind(0, 0).unwrap();
         let to = Endpoint::from("192.0.2.9:51820".parse::<SocketAddr>().unwrap());
-        assert_eq!(udp.send(&to, &[7; 1400]).unwrap(), Sent::AsAsked);
-        assert_eq!(udp.send(&to, &[7; 100]).unwrap(), Sent::AsAsked);
+        assert_eq!(udp.send(&to, Ecn::NotCapable, &[7; 1400]).unwrap(), Sent::AsAsked);
+        assert_eq!(udp.send(&to, Ecn::NotCapable, &[7; 100]).unwrap(), Sent::AsAsked);
         let mut fragments = Vec::new();
         let mut packet = [0; 1500];
         while let Ok(length) = tun.recv(&mut packet) {
