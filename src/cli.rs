@@ -253,9 +253,10 @@ pub struct Wait {
     /// How many peers must have a session
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub peers: usize,
-    /// Give up after so many seconds; 0.5 is half a second
-    #[arg(long, value_name = "SECONDS", default_value = "30", value_parser = seconds)]
-    pub timeout: Duration,
+    /// Give up after so many seconds (30 if not given); 0.5 is half a second. Given, it
+    /// is waited for hushwire to be started as well; else its absence fails at once
+    #[arg(long, value_name = "SECONDS", value_parser = seconds)]
+    pub timeout: Option<Duration>,
     /// Which running hushwire.
     #[command(flatten)]
     pub running: Running,

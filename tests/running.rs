@@ -176,6 +176,20 @@ fn wait_ends_as_soon_as_enough_peers_have_a_session() {
 }
 
 #[test]
+fn wait_with_a_patience_waits_for_hushwire_to_be_started_too() {
+    let missing = std::env::temp_dir().join("hushwire-no-such-file.toml");
+    let interface = format!("hww{}", std::process::id() % 1_000_000);
+    let mut waiting = Command::new(env!("CARGO_BIN_EXE_hushwire"))
+        .args(["wait", "--timeout", "1", "--interface", &interface, "--config"])
+        .arg(missing)
+        .spawn()
+        .unwrap();
+    std::thread::sleep(Duration::from_millis(300));
+    assert_eq!(waiting.try_wait().unwrap(), None, "waits");
+    assert_eq!(waiting.wait().unwrap().code(), Some(1));
+}
+
+#[test]
 #[allow(clippy::disallowed_methods, reason = "how long it takes is what is tested")]
 fn wait_says_what_is_missing_when_its_time_is_over() {
     let mut given = status(&[("machine2", SessionState::Handshaking)]);

@@ -15,24 +15,36 @@ use crate::wireguard::SessionState;
 
 /// Short against the 0.5 s after which memberlist gives up a probe, long against the work of an answer.
 const INTERVAL: Duration = Duration::from_millis(100);
+/// Patience with a hushwire that runs, when none is given.
+const DEFAULT_TIMEOUT: Duration = Duration::from_secs(30);
 
 #[allow(clippy::disallowed_methods, reason = "this loop is the clock of its command")]
 pub(super) fn run(arguments: &Wait, out: &mut dyn Write) -> Result<(), Failure> {
     let interface = interface(&arguments.running);
-    let started = Instant::now();
+    let (started, timeout) = (Instant::now(), arguments.timeout.unwrap_or(DEFAULT_TIMEOUT));
     loop {
-        let status = fetch_status(&interface).map_err(Failure::failed)?;
+        let left = timeout.saturating_sub(started.elapsed());
+        let status = match fetch_status(&interface) {
+            Ok(status) => status,
+            // A health check wants to hear of it at once, a start gate names its patience.
+            Err(error) if arguments.timeout.is_none() || left.is_zero() => {
+                return Err(Failure::failed(error));
+            }
+            Err(_) => {
+                sleep(INTERVAL.min(left));
+                continue;
+            }
+        };
         let missing = missing(&status, arguments.peers);
         if missing.is_empty() {
             let count = established(&status).count();
             let all = status.peers.len();
             return Ok(writeln!(out, "{interface} is up; {count} of {all} peers have a session")?);
         }
-        let left = arguments.timeout.saturating_sub(started.elapsed());
         if left.is_zero() {
             return Err(Failure::failed(format_args!(
                 "{interface} is not ready after {} s: {}",
-                arguments.timeout.as_secs_f64(),
+                timeout.as_secs_f64(),
                 missing.join("; ")
             )));
         }
