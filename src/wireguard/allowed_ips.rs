@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use prefix_trie::PrefixMap;
 
-use super::device::PeerId;
+use super::io::PeerId;
 
 /// Prefixes and the peers that own them; each prefix has one owner.
 #[derive(Default)]

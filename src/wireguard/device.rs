@@ -7,7 +7,7 @@
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap, HashMap, VecDeque};
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::time::Instant;
 
 use super::allowed_ips::AllowedIps;
@@ -15,6 +15,7 @@ use super::change::{AllowedIpChange, Change, GossipChange, PeerChange};
 use super::drops::{DropReason, Drops};
 use super::ecn::Ecn;
 use super::endpoint::Endpoint;
+use super::io::{Envelope, Event, PeerId, Transmit};
 use super::keys::{PrivateKey, PublicKey};
 use super::load::{Load, Verdict};
 use super::message::{COOKIE_REPLY_LEN, Message};
@@ -28,50 +29,6 @@ use super::snapshot::Snapshot;
 const PADDING: usize = 16;
 /// The MTU before the first [`Change::Mtu`]: what WireGuard devices start with.
 const DEFAULT_MTU: u16 = 1420;
-
-/// Which peer, inside one device; never used again for another one.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct PeerId(pub(super) u32);
-
-/// A datagram for the underlay.
-#[derive(Clone, Copy, Debug)]
-pub struct Transmit<'a> {
-    /// The peer it is for; none for a cookie reply to a stranger.
-    pub peer: Option<PeerId>,
-    /// Where it goes, and where it leaves from.
-    pub to: Endpoint,
-    /// The mark for its IP header.
-    pub ecn: Ecn,
-    /// One whole WireGuard message.
-    pub datagram: &'a [u8],
-}
-
-/// What stands on the outside of a datagram.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Envelope {
-    pub(super) peer: Option<PeerId>,
-    pub(super) to: Endpoint,
-    pub(super) ecn: Ecn,
-}
-
-/// What people and the control plane want to know as it happens.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Event {
-    /// Packets can pass, for the first time or again.
-    Established {
-        /// Which peer.
-        peer: PublicKey,
-        /// Where it is.
-        endpoint: SocketAddr,
-    },
-    /// A handshake initiation was not answered and another one was sent.
-    Unanswered {
-        /// Which peer.
-        peer: PublicKey,
-        /// Initiations since the last answer.
-        initiations: u32,
-    },
-}
 
 /// A WireGuard device without sockets: see the head of this file for how it is driven.
 pub struct Device {

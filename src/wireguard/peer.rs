@@ -9,10 +9,10 @@ use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use super::device::{Envelope, Event, PeerId};
 use super::drops::{DropReason, Drops};
 use super::ecn::Ecn;
 use super::endpoint::Endpoint;
+use super::io::{Envelope, Event, PeerId};
 use super::keys::{PresharedKey, PublicKey};
 use super::message::{DATA_OVERHEAD, INITIATION_LEN};
 use super::outbox::Outbox;
