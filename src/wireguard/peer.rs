@@ -220,10 +220,17 @@ impl Peer {
     ) -> Result<(), DropReason> {
         let session = self.session.as_mut().ok_or(DropReason::UnknownIndex)?;
         let out = cx.datagrams.place(INITIATION_LEN);
-        let len = session.finish(response, out)?;
+        let (len, unanswered) = session.finish(response, out)?;
+        let retry = self.timers.get(Timer::Retry).filter(|_| unanswered);
         self.heard(cx, from, response.len());
         self.sent(cx, from, Ecn::NotCapable, len);
         self.established(cx);
+        if let Some(at) = retry {
+            // This answered an older initiation, and Tunn would wipe the new session 90 s after the
+            // newer one: it goes on until that is answered too, which mostly is a moment later.
+            self.wanted_until = Some(cx.now + REKEY_ATTEMPT_TIME);
+            self.timers.set(Timer::Retry, at);
+        }
         Ok(())
     }
 

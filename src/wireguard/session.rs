@@ -2,11 +2,11 @@
 //! cryptography. When to do what is decided in peer.rs.
 //!
 //! `Tunn` reads the clock itself and has a schedule of its own. Both are contained here. It takes the
-//! time only in `update_timers` and stamps everything in between with that moment; its schedule
-//! compares these stamps. [`Session`] calls it just before a handshake message is made or answered
-//! and when old keys are to be wiped, never on a tick, so the stamps that the schedule compares are
-//! equal and it stays silent. The ages of sessions are kept here as well, from the same stamps, and a
-//! session is neither used nor accepted past 180 s, whatever `Tunn` thinks.
+//! time only in `update_timers` and stamps everything in between with that moment. [`Session`] calls
+//! it just before a handshake message is made or answered and when old keys are to be wiped, never on
+//! a tick, and gives it no room for an initiation: what its schedule wants is never made, so that
+//! there is no initiation but those that peer.rs sends. The ages of sessions are kept here as well,
+//! from the same stamps, and a session is neither used nor accepted past 180 s, whatever `Tunn` thinks.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -98,8 +98,9 @@ pub(super) struct Session {
     established: [Option<Established>; SESSIONS],
     /// The session that seals: the newest one known to work in both directions.
     current: Option<Established>,
-    /// An initiation of ours is unanswered.
-    initiated: bool,
+    /// The sender index of our newest initiation while `Tunn` waits for its response. `Tunn` wipes
+    /// everything, sessions included, if it waits for 90 s.
+    awaited: Option<u32>,
 }
 
 /// One session: its local index, its age, its role.
@@ -154,7 +155,7 @@ impl Session {
             stamp: now,
             established: [None; SESSIONS],
             current: None,
-            initiated: false,
+            awaited: None,
         }
     }
 
@@ -175,20 +176,14 @@ impl Session {
     /// Writes a handshake initiation to `out` (at least [`INITIATION_LEN`] bytes); an older one that
     /// is under way is given up, but its response is still taken.
     pub(super) fn initiate(&mut self, now: Instant, out: &mut [u8]) -> Option<usize> {
-        if let Some(len) = self.take_time(now, out)
-            && Message::parse(out.get(..len)?) == Some(Message::Initiation)
-        {
-            // Tunn's own retry was due as well (5 s after the last initiation): one is enough.
-            self.initiated = true;
-            return Some(len);
-        }
-        match self.tunn.format_handshake_initiation(out, true) {
-            TunnResult::WriteToNetwork(initiation) => {
-                self.initiated = true;
-                Some(initiation.len())
-            }
-            _ => None,
-        }
+        self.take_time(now);
+        let TunnResult::WriteToNetwork(initiation) =
+            self.tunn.format_handshake_initiation(out, true)
+        else {
+            return None;
+        };
+        self.awaited = message::sender_index(initiation);
+        Some(initiation.len())
     }
 
     /// Answers a handshake initiation: writes the response to `out`. The new session seals once the
@@ -199,24 +194,27 @@ impl Session {
         initiation: &[u8],
         out: &mut [u8],
     ) -> Result<usize, DropReason> {
-        // With an initiation of ours under way the time was taken less than 6 s ago, and taking it
-        // again could replace that initiation.
-        if !self.initiated {
-            self.take_time(now, out);
-        }
+        self.take_time(now);
         let response = self.tunn.decapsulate(None, initiation, out);
         let TunnResult::WriteToNetwork(response) = response else {
             return Err(drop_reason(response, DropReason::InvalidHandshake));
         };
         let index = message::sender_index(response).unwrap_or_default();
         let len = response.len();
+        // `Tunn` still takes the response to an initiation of ours, but no longer counts on it.
+        self.awaited = None;
         self.add(Established { index, at: self.stamp, initiator: false });
         Ok(len)
     }
 
     /// Takes a handshake response: the new session seals from now on. Writes the keepalive that
-    /// confirms it to the responder to `out`.
-    pub(super) fn finish(&mut self, response: &[u8], out: &mut [u8]) -> Result<usize, DropReason> {
+    /// confirms it to the responder to `out`. The flag tells whether a newer initiation of ours is
+    /// still unanswered: it must be answered or sent again, see `awaited`.
+    pub(super) fn finish(
+        &mut self,
+        response: &[u8],
+        out: &mut [u8],
+    ) -> Result<(usize, bool), DropReason> {
         let index = match Message::parse(response) {
             Some(Message::Response { receiver }) => receiver,
             _ => return Err(DropReason::MalformedMessage),
@@ -227,10 +225,10 @@ impl Session {
         };
         let len = confirmation.len();
         let session = Established { index, at: self.stamp, initiator: true };
-        self.initiated = false;
+        self.awaited.take_if(|awaited| *awaited == index);
         self.add(session);
         self.switch_to(session);
-        Ok(len)
+        Ok((len, self.awaited.is_some()))
     }
 
     /// Takes a cookie reply: the next initiation proves our address.
@@ -293,38 +291,31 @@ impl Session {
     }
 
     /// Wipes the keys of sessions that are too old to be used and gives up an initiation that has
-    /// been unanswered for 90 s; returns whether any session is left.
+    /// been unanswered for 90 s; returns whether any of these is left.
     pub(super) fn expire(&mut self, now: Instant) -> bool {
-        self.take_time(now, &mut [0; INITIATION_LEN]);
-        self.established.iter().any(Option::is_some)
+        self.take_time(now);
+        self.awaited.is_some() || self.established.iter().any(Option::is_some)
     }
 
-    /// Lets `Tunn` take the time. What it wants to send is written to `out`; see the head of this
-    /// file why that is nothing, but for a retry of an initiation that is 5 s old.
-    fn take_time(&mut self, now: Instant, out: &mut [u8]) -> Option<usize> {
-        let result = self.tunn.update_timers(out);
+    /// Lets `Tunn` take the time. A keepalive that its schedule wants has room here (`Tunn` panics if
+    /// it has none) and goes nowhere; for an initiation there is no room, and `Tunn` makes none.
+    fn take_time(&mut self, now: Instant) {
+        let mut keepalive = [0; DATA_OVERHEAD];
+        let result = self.tunn.update_timers(&mut keepalive);
         self.stamp = now;
         for session in &mut self.established {
             if session.is_some_and(|session| session.age(now) >= REJECT_AFTER_TIME) {
                 *session = None;
             }
         }
-        match result {
-            TunnResult::WriteToNetwork(message) => Some(message.len()),
-            TunnResult::Err(WireGuardError::ConnectionExpired) => {
-                // 90 s without a response or 540 s without a session: Tunn has wiped everything.
-                self.established = [None; SESSIONS];
-                self.current = None;
-                self.initiated = false;
-                None
-            }
-            _ => {
-                // Tunn counts time in suspend, `Instant` does not: it may have wiped more than we.
-                if self.tunn.time_since_last_handshake().is_none() {
-                    self.current = None;
-                }
-                None
-            }
+        if let TunnResult::Err(WireGuardError::ConnectionExpired) = result {
+            // 90 s without a response or 540 s without a session: Tunn has wiped everything.
+            self.established = [None; SESSIONS];
+            self.current = None;
+            self.awaited = None;
+        } else if self.tunn.time_since_last_handshake().is_none() {
+            // Tunn counts time in suspend, `Instant` does not: it may have wiped more than we.
+            self.current = None;
         }
     }
 

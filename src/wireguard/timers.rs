@@ -53,8 +53,13 @@ impl Timers {
         }
     }
 
+    /// When a timer fires, if it is set.
+    pub(super) fn get(&self, timer: Timer) -> Option<Instant> {
+        self.0.get(timer as usize).copied().flatten()
+    }
+
     pub(super) fn is_set(&self, timer: Timer) -> bool {
-        self.0.get(timer as usize).copied().flatten().is_some()
+        self.get(timer).is_some()
     }
 
     /// The earliest time at which one fires.

@@ -3,6 +3,8 @@
 use std::cell::Cell;
 use std::time::Duration;
 
+use hushwire::wireguard::{DropReason, SessionState};
+
 use crate::net::{Net, Path, millis, seconds, seed};
 use crate::wire::{Delivery, kind};
 
@@ -82,6 +84,48 @@ fn a_lost_confirmation_costs_nothing_when_the_initiator_sends_and_a_second_other
     assert!(took.is_some_and(|took| took < millis(1200)), "{took:?} {}", net.tell());
 }
 
+/// boringtun went on waiting for the response to the newer initiation, which was lost. The next time
+/// that it took the time, at the renewal after 120 s, it had waited for over 90 s: it wiped all sessions,
+/// what was on its way was dropped, and when that renewal's messages were lost too, there was silence.
+#[test]
+fn a_late_response_to_an_older_initiation_makes_a_session_that_lives() {
+    for lost in ["newer response", "none"] {
+        let mut net = Net::strangers(4, Path { delay: (600, 650), ..Path::GOOD });
+        let responses = Cell::new(0);
+        net.fate = Box::new(move |_, datagram| {
+            if kind(datagram) == "response" {
+                responses.set(responses.get() + 1);
+                if lost == "newer response" && responses.get() == 2 {
+                    return Delivery::Lose;
+                }
+            }
+            Delivery::Deliver
+        });
+        net.meet(true);
+        net.send(true);
+        let took = net.run_until(seconds(10), |net| net.gossip[0].delivered == 1);
+        assert!(took.is_some_and(|took| took < millis(2000)), "{took:?} {}", net.tell());
+        assert_eq!(net.count(true, "initiation"), 2, "{}", net.tell());
+
+        net.gossip_every(millis(200));
+        net.run(seconds(115));
+        net.path = Path::GOOD;
+        for gossip in &mut net.gossip {
+            gossip.measure_from_here();
+        }
+        // The renewal finds nobody for some seconds: the session that is there must carry on.
+        let before = initiations(&net);
+        lose_handshakes(&mut net);
+        net.run(seconds(12));
+        assert!(initiations(&net) > before, "{}", net.tell());
+        net.fate = Box::new(|_, _| Delivery::Deliver);
+        net.run(seconds(10));
+        for gossip in &net.gossip {
+            assert!(gossip.silence < millis(1000), "lost {lost}: {gossip:?} {}", net.tell());
+        }
+    }
+}
+
 fn lose_handshakes(net: &mut Net) {
     net.fate = Box::new(|_, datagram| match datagram[0] {
         1 | 2 => Delivery::Lose,
@@ -132,6 +176,57 @@ fn both_ends_may_renew_at_the_same_time_for_hours() {
         assert!(gossip.sent - gossip.delivered < 25, "{}", net.tell());
     }
     assert_eq!(net.drops(), [], "{}", net.tell());
+}
+
+/// A device that had given up believed that its last initiation was still under way and took no fresh
+/// time for the response: the session was born hours old, and the peer's packets were refused until
+/// this end had something to send of its own.
+#[test]
+fn a_session_answered_long_after_giving_up_lives_its_full_180_s() {
+    for (talk, quiet) in [(1, 2), (1, 100), (30, 2), (30, 100), (30, 7200), (100, 2), (100, 600)] {
+        let mut net = Net::strangers(8, Path::GOOD);
+        net.fate = Box::new(|_, _| Delivery::Lose);
+        net.meet(true);
+        net.gossip_from(Some(true), millis(200));
+        net.run(seconds(talk));
+        net.gossip_from(None, millis(200));
+        net.run(seconds(96 + quiet));
+        let idle = net.wire.a.peer(net.wire.now, &net.wire.b).session;
+        assert_eq!(idle, SessionState::Idle, "{}", net.tell());
+        net.fate = Box::new(|_, _| Delivery::Deliver);
+        net.meet(false);
+        // B alone sends, so that A cannot heal by an initiation of its own.
+        net.gossip_from(Some(false), millis(200));
+        net.run(seconds(119));
+        let before = net.count(false, "initiation");
+        assert_eq!(before, 1, "{talk} s, {quiet} s: {}", net.tell());
+        let gossip = &net.gossip[1];
+        assert!(gossip.sent - gossip.delivered <= 1, "{talk} s, {quiet} s: {}", net.tell());
+        net.run(seconds(600));
+        let gossip = &net.gossip[1];
+        assert!(gossip.silence < millis(300), "{talk} s, {quiet} s: {}", net.tell());
+        let refused = net.wire.a.dropped(net.wire.now, DropReason::SessionExpired);
+        assert_eq!(refused, 0, "{talk} s, {quiet} s: {}", net.tell());
+    }
+}
+
+/// Of two crossing handshakes one succeeded and one was lost. The end whose initiation was lost took no
+/// fresh time at the next renewals: it believed the new session to be 120 s older than it was and
+/// refused what the peer sealed with it after 60 s.
+#[test]
+fn a_lost_initiation_of_a_crossing_does_not_age_later_sessions() {
+    for lost in ["initiation", "response"] {
+        let mut net = Net::strangers(9, Path { delay: (20, 20), ..Path::GOOD });
+        lose_first(&mut net, lost == "initiation", lost);
+        net.meet(true);
+        net.meet(false);
+        net.gossip_from(Some(false), millis(200));
+        net.run(seconds(900));
+        let gossip = &net.gossip[1];
+        assert!(gossip.silence < millis(1300), "lost {lost}: {:?} {}", gossip.silence, net.tell());
+        assert!(gossip.sent - gossip.delivered <= 1, "lost {lost}: {}", net.tell());
+        assert_eq!(net.drops(), [], "lost {lost}: {}", net.tell());
+    }
 }
 
 /// Eight initiations after a session was made its place in boringtun's ring is taken again.
