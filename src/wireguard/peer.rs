@@ -41,6 +41,9 @@ const CONFIRM_TIMEOUT: Duration = Duration::from_secs(1);
 /// Initiations of one peer are answered no closer than this (`INITIATIONS_PER_SECOND` 50 in the
 /// kernel's messages.h).
 const INITIATION_SPACING: Duration = Duration::from_millis(20);
+/// Keys are wiped this long after they were made. The second is for boringtun, which wipes what is older
+/// than 180 s, not what is as old, and reads a clock of its own.
+const WIPE_AFTER: Duration = REJECT_AFTER_TIME.saturating_add(Duration::from_secs(1));
 /// Packets that wait for a session (`MAX_STAGED_PACKETS` in the kernel's messages.h); then the oldest
 /// goes.
 const MAX_STAGED: usize = 128;
@@ -207,7 +210,7 @@ impl Peer {
         self.heard(cx, from, initiation.len());
         self.sent(cx, from, Ecn::NotCapable, len);
         self.timers.set(Timer::Unconfirmed, cx.now + CONFIRM_TIMEOUT);
-        self.timers.set(Timer::Expire, cx.now + REJECT_AFTER_TIME);
+        self.timers.set(Timer::Expire, cx.now + WIPE_AFTER);
         Ok(())
     }
 
@@ -420,7 +423,7 @@ impl Peer {
             || self.counters.unanswered_initiations > 1;
         self.timers.clear(Timer::Retry);
         self.timers.clear(Timer::Unconfirmed);
-        self.timers.set(Timer::Expire, cx.now + REJECT_AFTER_TIME);
+        self.timers.set(Timer::Expire, cx.now + WIPE_AFTER);
         self.counters.unanswered_initiations = 0;
         let at = self.session.as_ref().and_then(|session| session.current(cx.now));
         self.counters.last_handshake =
@@ -513,7 +516,7 @@ impl Peer {
         self.retiring.take_if(|session| !session.expire(now));
         let left = self.session.as_mut().is_some_and(|session| session.expire(now));
         if left || self.retiring.is_some() {
-            self.timers.set(Timer::Expire, now + REJECT_AFTER_TIME);
+            self.timers.set(Timer::Expire, now + WIPE_AFTER);
         }
     }
 }

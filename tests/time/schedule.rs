@@ -164,3 +164,26 @@ fn keys_are_wiped_soon_after_180_s_without_traffic() {
         assert_eq!(idle, (None, None), "{}", net.tell());
     });
 }
+
+/// The timer fired at 180 s sharp, when boringtun, which wipes what is older than 180 s, found nothing
+/// to do yet: the keys of a session that the peer never used stayed in memory while the device was idle.
+#[test]
+fn keys_of_a_session_that_was_never_used_are_wiped_too() {
+    let wiped = Wiped::default();
+    tracing::subscriber::with_default(wiped.clone(), || {
+        let mut net = Net::strangers(9, Path::GOOD);
+        net.fate = Box::new(|from_a, datagram| match (from_a, datagram[0]) {
+            (true, 1) => Delivery::Deliver,
+            _ => Delivery::Lose,
+        });
+        net.meet(true);
+        net.run(millis(900));
+        assert_eq!(net.count(false, "response"), 1, "{}", net.tell());
+        lose_all(&mut net);
+        net.run(seconds(182));
+        assert_eq!(wiped.0.load(Ordering::Relaxed), 1, "{}", net.tell());
+        net.run(seconds(3600));
+        let idle = (net.wire.a.device.next_timeout(), net.wire.b.device.next_timeout());
+        assert_eq!(idle, (None, None), "{}", net.tell());
+    });
+}
