@@ -8,6 +8,8 @@
 #[path = "../support/wire.rs"]
 mod wire;
 
+mod day;
 mod handshakes;
 mod net;
+mod outages;
 mod schedule;
