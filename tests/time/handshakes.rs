@@ -160,7 +160,7 @@ fn a_packet_that_arrives_when_its_session_is_over_180_s_old_is_dropped_and_count
 }
 
 #[test]
-fn both_ends_may_renew_at_the_same_time_for_hours() {
+fn both_ends_may_renew_at_the_same_time_every_time() {
     // Crossing initiations make each end the initiator of a session: both renew at 120 s.
     let mut net = Net::strangers(seed("both renew", 7), Path { delay: (20, 20), ..Path::GOOD });
     net.meet(true);
