@@ -11,7 +11,7 @@ use crate::support::lab::{Family, Lab, overlay, underlay};
 use crate::support::message::Message;
 use crate::support::tunnel::{Identity, Tunnel, shared_file};
 use crate::support::wireguard_go::WireguardGo;
-use crate::support::{millis, seconds, wait_for};
+use crate::support::{seconds, wait_for};
 
 /// How many hostile datagrams are sent.
 const HOSTILE: u64 = 20_000;
@@ -48,6 +48,14 @@ fn hostile_datagrams_reach_nobody_and_are_counted_under_their_reasons() {
     println!("seed {seed}");
     let mut random = fastrand::Rng::with_seed(seed);
     let mut sent = BTreeMap::<&str, u64>::new();
+    let counted = |count: u64| {
+        let total = |drops: &BTreeMap<String, u64>| drops.values().sum::<u64>();
+        let (drops, _) = wait_for("all hostile datagrams to be counted", seconds(10), || {
+            let after = drops(&tunnels[1]);
+            (total(&after) - total(&before) >= count).then_some(after)
+        });
+        drops
+    };
     for number in 0..HOSTILE {
         let (kind, bytes) = hostile(&mut random, &recorded);
         *sent.entry(kind).or_default() += 1;
@@ -56,8 +64,9 @@ fn hostile_datagrams_reach_nobody_and_are_counted_under_their_reasons() {
             outbox
                 .send_to(&number.to_be_bytes(), inbox.local_addr().expect("bound"))
                 .expect("sent");
-            // The receive buffer of a stock kernel holds some 200 small datagrams.
-            std::thread::sleep(millis(5));
+            // The receive buffer of a stock kernel holds some 200 small datagrams: what it cannot hold
+            // would be counted by nobody.
+            counted(number + 1);
         }
         if number % 5_000 == 2_500 {
             let id = alpha.silence("under attack");
@@ -65,11 +74,7 @@ fn hostile_datagrams_reach_nobody_and_are_counted_under_their_reasons() {
         }
     }
 
-    let (after, _) = wait_for("all hostile datagrams to be counted", seconds(5), || {
-        let after = drops(&tunnels[1]);
-        let total = |drops: &BTreeMap<String, u64>| drops.values().sum::<u64>();
-        (total(&after) - total(&before) >= HOSTILE).then_some(after)
-    });
+    let after = counted(HOSTILE);
     println!("sent: {sent:?}");
     let risen: BTreeMap<_, _> =
         after.iter().map(|(reason, count)| (reason.as_str(), count - before[reason])).collect();
