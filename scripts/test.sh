@@ -29,6 +29,7 @@ main() {
   part 'documentation' documentation
   part 'build of the tests' cargo test --locked --no-run --quiet
   part 'tests' tests
+  part 'virtual time' virtual_time
   echo
   printf '%s\n' "${took[@]}"
   [[ -z $quick ]] || echo "left out by --quick: tests named *${SLOW[*]}*"
@@ -74,6 +75,14 @@ programs() {
 
 documentation() {
   RUSTDOCFLAGS='-D warnings' cargo doc --locked --no-deps --quiet
+}
+
+# A package of its own, so that boringtun's mock clock stays out of the program.
+virtual_time() {
+  local package=(--locked --manifest-path tests/time/Cargo.toml --target-dir target/time)
+  cargo fmt --check --manifest-path tests/time/Cargo.toml &&
+    cargo clippy "${package[@]}" --all-targets --quiet -- -D warnings &&
+    cargo test "${package[@]}" --quiet -- --show-output
 }
 
 # Everything was built before: inside the namespace there is no way to a registry.

@@ -27,6 +27,8 @@ const REKEY_AFTER_TIME: Duration = Duration::from_secs(120);
 const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
 /// Interval of retries once the first ones are through (section 6.4).
 const REKEY_TIMEOUT: Duration = Duration::from_secs(5);
+/// The same for a peer with a persistent keepalive, which wants to hear of the peer's return at once.
+const WATCHFUL: Duration = Duration::from_millis(1500);
 /// Random addition to [`REKEY_TIMEOUT`], in milliseconds (section 6.4).
 const REKEY_JITTER_MS: u64 = 333;
 /// How long an unanswered handshake is retried after the last packet that wanted it (section 6.4).
@@ -382,7 +384,8 @@ impl Peer {
         let delay = match tried.checked_sub(count) {
             None => NEXT_ADDRESS,
             Some(round) => FIRST_RETRIES.get(round).copied().unwrap_or_else(|| {
-                REKEY_TIMEOUT + Duration::from_millis(cx.rng.u64(0..=REKEY_JITTER_MS))
+                let jitter = Duration::from_millis(cx.rng.u64(0..=REKEY_JITTER_MS));
+                jitter + if self.persistent_keepalive == 0 { REKEY_TIMEOUT } else { WATCHFUL }
             }),
         };
         self.timers.set(Timer::Retry, cx.now + delay);
