@@ -11,7 +11,7 @@ use std::net::IpAddr;
 use std::time::Instant;
 
 use super::allowed_ips::AllowedIps;
-use super::change::{AllowedIpChange, Change, GossipChange, PeerChange};
+use super::change::GossipChange;
 use super::drops::{DropReason, Drops};
 use super::ecn::Ecn;
 use super::endpoint::Endpoint;
@@ -22,12 +22,14 @@ use super::message::{COOKIE_REPLY_LEN, Message};
 use super::outbox::Outbox;
 use super::packet::{Addresses, Udp};
 use super::peer::{Context, Peer};
-use super::session::{Identity, Opened, Session};
+use super::session::{Identity, Opened};
 use super::snapshot::Snapshot;
+
+mod apply;
 
 /// Inner packets are padded to a multiple of this (section 5.4.6 of the paper).
 const PADDING: usize = 16;
-/// The MTU before the first [`Change::Mtu`]: what WireGuard devices start with.
+/// The MTU before the first [`Change::Mtu`](super::Change::Mtu): what WireGuard devices start with.
 const DEFAULT_MTU: u16 = 1420;
 
 /// A WireGuard device without sockets: see the head of this file for how it is driven.
@@ -181,32 +183,6 @@ impl Device {
     /// Tells that the packet from [`Device::poll_packet`] could not be written to the TUN.
     pub fn packet_failed(&mut self) {
         self.drops.count(DropReason::TunWriteFailed);
-    }
-
-    /// Applies changes in order. What they do not name is not touched.
-    pub fn apply(&mut self, now: Instant, changes: Vec<Change>) {
-        for change in changes {
-            match change {
-                Change::PrivateKey(key) => self.set_private_key(now, key),
-                Change::Mtu(mtu) => self.mtu = mtu.into(),
-                Change::Gossip(gossip) => {
-                    self.gossip = Some(gossip).filter(|gossip| !gossip.resend.is_zero());
-                }
-                Change::RemoveAllPeers => {
-                    let all: Vec<PeerId> = self.peers.keys().copied().collect();
-                    all.into_iter().for_each(|id| self.remove(id));
-                }
-                Change::RemovePeer(key) => {
-                    if let Some(id) = self.by_key.get(&key).copied() {
-                        self.remove(id);
-                    }
-                }
-                Change::Peer(change) => self.change_peer(now, change),
-                // The sockets belong to the packet loop.
-                Change::ListenPort(port) => self.listen_port = port,
-                Change::Fwmark(_) => {}
-            }
-        }
     }
 
     /// The device at this moment.
@@ -382,120 +358,6 @@ impl Device {
         {
             slot.queued = Some(at);
             deadlines.push(Reverse((at, id)));
-        }
-    }
-
-    fn set_private_key(&mut self, now: Instant, key: Option<PrivateKey>) {
-        if self.private_key == key {
-            return;
-        }
-        self.identity = key.as_ref().map(Identity::new);
-        self.private_key = key;
-        // A device that has the peer's key is the peer: it would talk to itself.
-        let own = self.identity.as_ref().map(Identity::public_key);
-        if let Some(id) = own.and_then(|key| self.by_key.get(&key).copied()) {
-            self.remove(id);
-        }
-        let all: Vec<(PublicKey, PeerId)> = self.by_key.iter().map(|(k, id)| (*k, *id)).collect();
-        for (key, id) in all {
-            self.renew_session(now, id, &key);
-            self.with_peer(now, id, |peer, cx| peer.start(cx));
-        }
-    }
-
-    fn change_peer(&mut self, now: Instant, change: PeerChange) {
-        let key = change.public_key;
-        if self.identity.as_ref().is_some_and(|identity| identity.public_key() == key) {
-            return;
-        }
-        let known = self.by_key.get(&key).copied();
-        let id = match known {
-            Some(id) => id,
-            None if change.update_only => return,
-            None => self.add(key),
-        };
-        let mut fresh = known.is_none();
-        if let Some(slot) = self.peers.get_mut(&id) {
-            if change.name.is_some() {
-                slot.peer.name = change.name;
-            }
-            if let Some(preshared_key) = change.preshared_key
-                && slot.peer.preshared_key() != preshared_key.as_ref()
-            {
-                slot.peer.set_preshared_key(preshared_key);
-                fresh = true;
-            }
-        }
-        if fresh {
-            self.renew_session(now, id, &key);
-        }
-        if change.replace_allowed_ips {
-            self.allowed_ips.remove_peer(id);
-        }
-        for step in change.allowed_ips {
-            match step {
-                AllowedIpChange::Add(prefix) => self.allowed_ips.insert(prefix, id),
-                AllowedIpChange::Remove(prefix) => self.allowed_ips.remove(prefix, id),
-            }
-        }
-        self.with_peer(now, id, |peer, cx| {
-            let addressed = change.endpoints.is_some();
-            if let Some(endpoints) = change.endpoints {
-                peer.set_endpoints(endpoints);
-            }
-            if let Some(seconds) = change.persistent_keepalive {
-                peer.set_persistent_keepalive(seconds, cx);
-            }
-            if fresh || addressed {
-                peer.start(cx);
-            }
-        });
-    }
-
-    fn add(&mut self, key: PublicKey) -> PeerId {
-        let id = PeerId(self.next_id);
-        self.next_id += 1;
-        self.by_key.insert(key, id);
-        self.peers.insert(id, Slot { peer: Peer::new(key), queued: None, indices: [None; 2] });
-        id
-    }
-
-    fn remove(&mut self, id: PeerId) {
-        if let Some(slot) = self.peers.remove(&id) {
-            for index in slot.indices.into_iter().flatten() {
-                self.by_index.remove(&index);
-            }
-        }
-        self.by_key.retain(|_, owner| *owner != id);
-        self.allowed_ips.remove_peer(id);
-    }
-
-    /// Gives a peer a session under the present keys; the one before carries packets until then.
-    fn renew_session(&mut self, now: Instant, id: PeerId, key: &PublicKey) {
-        let index = self.unused_index();
-        let Some(slot) = self.peers.get_mut(&id) else { return };
-        let session = self
-            .identity
-            .as_ref()
-            .map(|identity| Session::new(identity, key, slot.peer.preshared_key(), index, now));
-        let [present, retiring] = slot.indices;
-        if let Some(index) = retiring {
-            self.by_index.remove(&index);
-        }
-        slot.indices = [session.as_ref().map(|_| index), present];
-        if session.is_some() {
-            self.by_index.insert(index, id);
-        }
-        let keep = session.is_some();
-        slot.peer.set_session(session, keep);
-    }
-
-    fn unused_index(&mut self) -> u32 {
-        loop {
-            let index = self.rng.u32(..1 << 24);
-            if !self.by_index.contains_key(&index) {
-                return index;
-            }
         }
     }
 }

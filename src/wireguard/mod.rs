@@ -25,6 +25,7 @@ mod peer;
 mod resend;
 mod session;
 mod snapshot;
+mod staged;
 mod timers;
 
 pub use change::{AllowedIpChange, Change, GossipChange, PeerChange};

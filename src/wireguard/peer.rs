@@ -19,6 +19,7 @@ use super::outbox::Outbox;
 use super::resend::Resend;
 use super::session::{Opened, REJECT_AFTER_TIME, Session};
 use super::snapshot::{PeerSnapshot, SessionState};
+use super::staged::Staged;
 use super::timers::{Timer, Timers};
 
 /// The initiator of a session makes the next one when it sends past this age (section 6.2).
@@ -46,11 +47,6 @@ const INITIATION_SPACING: Duration = Duration::from_millis(20);
 /// Keys are wiped this long after they were made. The second is for boringtun, which wipes what is older
 /// than 180 s, not what is as old, and reads a clock of its own.
 const WIPE_AFTER: Duration = REJECT_AFTER_TIME.saturating_add(Duration::from_secs(1));
-/// Packets that wait for a session (`MAX_STAGED_PACKETS` in the kernel's messages.h); then the oldest
-/// goes.
-const MAX_STAGED: usize = 128;
-/// Bytes that wait for a session: 128 packets of the usual MTU.
-const MAX_STAGED_BYTES: usize = 192 * 1024;
 
 /// What a peer's methods need of the device.
 pub(super) struct Context<'a> {
@@ -521,41 +517,5 @@ impl Peer {
         if left || self.retiring.is_some() {
             self.timers.set(Timer::Expire, now + WIPE_AFTER);
         }
-    }
-}
-
-/// Packets that wait for a session, the oldest first.
-#[derive(Default)]
-struct Staged {
-    packets: VecDeque<Vec<u8>>,
-    bytes: usize,
-}
-
-impl Staged {
-    /// Adds a packet and returns how many old ones had to go for it.
-    fn push(&mut self, packet: &[u8]) -> usize {
-        self.bytes += packet.len();
-        self.packets.push_back(packet.to_vec());
-        let mut overflow = 0;
-        while self.packets.len() > MAX_STAGED || self.bytes > MAX_STAGED_BYTES {
-            overflow += usize::from(self.pop().is_some());
-        }
-        overflow
-    }
-
-    fn pop(&mut self) -> Option<Vec<u8>> {
-        let packet = self.packets.pop_front()?;
-        self.bytes -= packet.len();
-        Some(packet)
-    }
-
-    fn clear(&mut self) -> usize {
-        let count = self.packets.len();
-        *self = Self::default();
-        count
-    }
-
-    fn is_empty(&self) -> bool {
-        self.packets.is_empty()
     }
 }
