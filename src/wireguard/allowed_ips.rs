@@ -1,6 +1,9 @@
 //! Cryptokey routing: the longest prefix that holds an address names the peer. The same table routes
-//! what goes out and checks what comes in (section 2 of the WireGuard paper).
+//! what goes out and checks what comes in (section 2 of the WireGuard paper). Kept beside it is what each
+//! peer owns in the order in which it was given, which is how `wg` shows it, and so that taking all from
+//! one peer costs nothing for the others. Called by device.rs.
 
+use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
@@ -11,46 +14,77 @@ use super::io::PeerId;
 /// Prefixes and the peers that own them; each prefix has one owner.
 #[derive(Default)]
 pub(super) struct AllowedIps {
-    v4: PrefixMap<Ipv4Net, PeerId>,
-    v6: PrefixMap<Ipv6Net, PeerId>,
+    v4: PrefixMap<Ipv4Net, Owner>,
+    v6: PrefixMap<Ipv6Net, Owner>,
+    owned: HashMap<PeerId, BTreeMap<u64, IpNet>>,
+    next_turn: u64,
+}
+
+/// Who has a prefix, and since when: its key in `owned`.
+#[derive(Clone, Copy)]
+struct Owner {
+    peer: PeerId,
+    turn: u64,
 }
 
 impl AllowedIps {
-    /// Gives a prefix to a peer, taking it from whichever peer had it.
+    /// Gives a prefix to a peer, taking it from whichever peer had it. It becomes the peer's last one, also
+    /// if the peer had it before (drivers/net/wireguard/allowedips.c, `add`).
     pub(super) fn insert(&mut self, prefix: IpNet, peer: PeerId) {
-        match prefix.trunc() {
-            IpNet::V4(net) => self.v4.insert(net, peer),
-            IpNet::V6(net) => self.v6.insert(net, peer),
+        let prefix = prefix.trunc();
+        let owner = Owner { peer, turn: self.next_turn };
+        self.next_turn += 1;
+        let former = match prefix {
+            IpNet::V4(net) => self.v4.insert(net, owner),
+            IpNet::V6(net) => self.v6.insert(net, owner),
         };
+        if let Some(former) = former {
+            self.disown(former);
+        }
+        self.owned.entry(peer).or_default().insert(owner.turn, prefix);
     }
 
     /// Takes a prefix from a peer; what another peer owns stays.
     pub(super) fn remove(&mut self, prefix: IpNet, peer: PeerId) {
-        match prefix.trunc() {
-            IpNet::V4(net) if self.v4.get(&net) == Some(&peer) => self.v4.remove(&net),
-            IpNet::V6(net) if self.v6.get(&net) == Some(&peer) => self.v6.remove(&net),
+        let ours = |owner: Option<&Owner>| owner.is_some_and(|owner| owner.peer == peer);
+        let former = match prefix.trunc() {
+            IpNet::V4(net) if ours(self.v4.get(&net)) => self.v4.remove(&net),
+            IpNet::V6(net) if ours(self.v6.get(&net)) => self.v6.remove(&net),
             _ => None,
         };
+        if let Some(former) = former {
+            self.disown(former);
+        }
     }
 
     /// Takes every prefix from a peer.
     pub(super) fn remove_peer(&mut self, peer: PeerId) {
-        self.v4.retain(|_, owner| *owner != peer);
-        self.v6.retain(|_, owner| *owner != peer);
+        for prefix in self.owned.remove(&peer).into_iter().flat_map(BTreeMap::into_values) {
+            match prefix {
+                IpNet::V4(net) => self.v4.remove(&net),
+                IpNet::V6(net) => self.v6.remove(&net),
+            };
+        }
     }
 
     /// The owner of the longest prefix that holds this address.
     pub(super) fn route(&self, address: IpAddr) -> Option<PeerId> {
-        match address {
-            IpAddr::V4(address) => self.v4.get_lpm(&Ipv4Net::from(address)).map(|(_, peer)| *peer),
-            IpAddr::V6(address) => self.v6.get_lpm(&Ipv6Net::from(address)).map(|(_, peer)| *peer),
-        }
+        let owner = match address {
+            IpAddr::V4(address) => self.v4.get_lpm(&Ipv4Net::from(address)).map(|(_, owner)| owner),
+            IpAddr::V6(address) => self.v6.get_lpm(&Ipv6Net::from(address)).map(|(_, owner)| owner),
+        };
+        owner.map(|owner| owner.peer)
     }
 
-    /// Every prefix with its owner: IPv4 first, then in the order of the addresses.
-    pub(super) fn iter(&self) -> impl Iterator<Item = (IpNet, PeerId)> + '_ {
-        let v4 = self.v4.iter().map(|(net, peer)| (IpNet::V4(net), *peer));
-        v4.chain(self.v6.iter().map(|(net, peer)| (IpNet::V6(net), *peer)))
+    /// The prefixes of a peer, in the order in which they were given to it.
+    pub(super) fn of(&self, peer: PeerId) -> impl Iterator<Item = IpNet> + '_ {
+        self.owned.get(&peer).into_iter().flat_map(BTreeMap::values).copied()
+    }
+
+    fn disown(&mut self, former: Owner) {
+        if let Some(owned) = self.owned.get_mut(&former.peer) {
+            owned.remove(&former.turn);
+        }
     }
 }
 
@@ -97,7 +131,7 @@ mod tests {
         let mut table = AllowedIps::default();
         table.insert(net("10.99.0.77/24"), PeerId(1));
         assert_eq!(route(&table, "10.99.0.1"), Some(1));
-        assert_eq!(table.iter().next(), Some((net("10.99.0.0/24"), PeerId(1))));
+        assert_eq!(table.of(PeerId(1)).next(), Some(net("10.99.0.0/24")));
     }
 
     #[test]
@@ -108,8 +142,20 @@ mod tests {
             table.insert(net(&format!("fd00:{i}::/32")), PeerId(u32::from(i % 2)));
         }
         table.remove_peer(PeerId(0));
-        assert_eq!(table.iter().count(), 100);
-        assert!(table.iter().all(|(_, peer)| peer == PeerId(1)));
+        assert_eq!(table.of(PeerId(0)).count(), 0);
+        assert_eq!(table.of(PeerId(1)).count(), 100);
         assert_eq!(route(&table, "10.99.2.1"), None);
+        assert_eq!(route(&table, "10.99.3.1"), Some(1));
+    }
+
+    #[test]
+    fn prefixes_stand_in_the_order_in_which_they_were_given() {
+        let mut table = AllowedIps::default();
+        for prefix in ["fd00::/64", "10.0.0.0/8", "10.0.0.0/16", "fd00::/64"] {
+            table.insert(net(prefix), PeerId(1));
+        }
+        table.insert(net("10.0.0.0/16"), PeerId(2));
+        assert_eq!(table.of(PeerId(1)).collect::<Vec<_>>(), [net("10.0.0.0/8"), net("fd00::/64")]);
+        assert_eq!(table.of(PeerId(2)).collect::<Vec<_>>(), [net("10.0.0.0/16")]);
     }
 }

@@ -23,7 +23,7 @@ use super::outbox::Outbox;
 use super::packet::{Addresses, Udp};
 use super::peer::{Context, Peer};
 use super::session::{Identity, Opened};
-use super::snapshot::Snapshot;
+use super::snapshot::{PeerSnapshot, Snapshot};
 
 mod apply;
 
@@ -187,17 +187,11 @@ impl Device {
 
     /// The device at this moment.
     pub fn snapshot(&self, now: Instant) -> Snapshot {
-        let mut places = HashMap::new();
-        let mut peers = Vec::with_capacity(self.peers.len());
-        for (id, slot) in &self.peers {
-            places.insert(*id, peers.len());
-            peers.push(slot.peer.snapshot(now));
-        }
-        for (prefix, id) in self.allowed_ips.iter() {
-            if let Some(peer) = places.get(&id).and_then(|&place| peers.get_mut(place)) {
-                peer.allowed_ips.push(prefix);
-            }
-        }
+        let peers = self.peers.iter().map(|(id, slot)| PeerSnapshot {
+            allowed_ips: self.allowed_ips.of(*id).collect(),
+            ..slot.peer.snapshot(now)
+        });
+        let peers = peers.collect();
         Snapshot { private_key: self.private_key.clone(), drops: self.drops.clone(), peers }
     }
 

@@ -119,6 +119,10 @@ impl Peer {
         }
     }
 
+    pub(super) fn public_key(&self) -> PublicKey {
+        self.public_key
+    }
+
     pub(super) fn preshared_key(&self) -> Option<&PresharedKey> {
         self.preshared_key.as_ref()
     }

@@ -32,7 +32,7 @@ pub struct PeerSnapshot {
     pub endpoint: Option<SocketAddr>,
     /// Seconds between persistent keepalives; 0 is off.
     pub persistent_keepalive: u16,
-    /// Prefixes that route to it and that it may send from, in order.
+    /// Prefixes that route to it and that it may send from, in the order in which they were given.
     pub allowed_ips: Vec<IpNet>,
     /// Whether packets can pass now.
     pub session: SessionState,

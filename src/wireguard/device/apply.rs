@@ -92,18 +92,18 @@ impl Device {
                 AllowedIpChange::Remove(prefix) => self.allowed_ips.remove(prefix, id),
             }
         }
+        let addressed = change.endpoints.is_some();
         self.with_peer(now, id, |peer, cx| {
-            let addressed = change.endpoints.is_some();
             if let Some(endpoints) = change.endpoints {
                 peer.set_endpoints(endpoints);
             }
             if let Some(seconds) = change.persistent_keepalive {
                 peer.set_persistent_keepalive(seconds, cx);
             }
-            if fresh || addressed {
-                peer.start(cx);
-            }
         });
+        if fresh || addressed {
+            self.with_peer(now, id, |peer, cx| peer.start(cx));
+        }
     }
 
     fn add(&mut self, key: PublicKey) -> PeerId {
@@ -119,8 +119,8 @@ impl Device {
             for index in slot.indices.into_iter().flatten() {
                 self.by_index.remove(&index);
             }
+            self.by_key.remove(&slot.peer.public_key());
         }
-        self.by_key.retain(|_, owner| *owner != id);
         self.allowed_ips.remove_peer(id);
     }
 
