@@ -41,6 +41,8 @@ pub struct Device {
     listen_port: u16,
     /// What is sent once more to peers that missed it; none in a device without gossip.
     gossip: Option<GossipChange>,
+    /// Whether a peer that becomes reachable is shaken hands with at once.
+    eager: bool,
     peers: BTreeMap<PeerId, Slot>,
     next_id: u32,
     by_key: HashMap<PublicKey, PeerId>,
@@ -73,6 +75,7 @@ impl Device {
             mtu: DEFAULT_MTU.into(),
             listen_port: 0,
             gossip: None,
+            eager: true,
             peers: BTreeMap::new(),
             next_id: 0,
             by_key: HashMap::new(),
@@ -86,6 +89,12 @@ impl Device {
             drops: Drops::default(),
             rng: fastrand::Rng::with_seed(seed),
         }
+    }
+
+    /// Lets the device start no handshake before a packet or a persistent keepalive wants one, as other
+    /// WireGuards do; else a peer whose endpoint is known is shaken hands with at once.
+    pub fn quiet(self) -> Self {
+        Self { eager: false, ..self }
     }
 
     /// Takes a packet that the overlay sends: the first `len` bytes of `buffer`. Up to 15 bytes behind
@@ -183,6 +192,14 @@ impl Device {
     /// Tells that the packet from [`Device::poll_packet`] could not be written to the TUN.
     pub fn packet_failed(&mut self) {
         self.drops.count(DropReason::TunWriteFailed);
+    }
+
+    /// Tells that the underlay can be reached (again): what waits for its next attempt is tried at once.
+    pub fn underlay_opened(&mut self, now: Instant) {
+        let all: Vec<PeerId> = self.peers.keys().copied().collect();
+        for id in all {
+            self.with_peer(now, id, |peer, cx| peer.underlay_opened(cx));
+        }
     }
 
     /// The device at this moment.

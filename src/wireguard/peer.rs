@@ -172,6 +172,18 @@ impl Peer {
         }
     }
 
+    /// Tries at once what would have been tried later, now that there is a way out (kernel: device.c,
+    /// wg_open).
+    pub(super) fn underlay_opened(&mut self, cx: &mut Context<'_>) {
+        if self.persistent_keepalive != 0 {
+            self.timers.set(Timer::PersistentKeepalive, cx.now);
+        }
+        if self.timers.is_set(Timer::Retry) {
+            self.attempts = 0;
+            self.timers.set(Timer::Retry, cx.now);
+        }
+    }
+
     /// Seals a packet (padded already) to the peer, or stages it for the session that it wants. Gossip
     /// is kept until the peer is heard, and waits there if there is no session.
     pub(super) fn send(&mut self, cx: &mut Context<'_>, packet: &[u8], gossip: bool) {

@@ -53,6 +53,12 @@ impl Device {
         let all: Vec<(PublicKey, PeerId)> = self.by_key.iter().map(|(k, id)| (*k, *id)).collect();
         for (key, id) in all {
             self.renew_session(now, id, &key);
+            self.start(now, id);
+        }
+    }
+
+    fn start(&mut self, now: Instant, id: PeerId) {
+        if self.eager {
             self.with_peer(now, id, |peer, cx| peer.start(cx));
         }
     }
@@ -102,7 +108,7 @@ impl Device {
             }
         });
         if fresh || addressed {
-            self.with_peer(now, id, |peer, cx| peer.start(cx));
+            self.start(now, id);
         }
     }
 
