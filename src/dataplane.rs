@@ -75,6 +75,7 @@ enum Command {
     Apply(Vec<Change>, oneshot::Sender<io::Result<()>>),
     View(oneshot::Sender<View>),
     Attach(Tun),
+    Listen(bool, oneshot::Sender<io::Result<()>>),
     Stop,
 }
 
@@ -113,6 +114,18 @@ impl Handle {
         self.command(Command::Attach(tun));
     }
 
+    /// Opens the underlay sockets, or closes them: as the interface of a bare device goes up and down. The
+    /// port is kept while they are closed, and may be changed.
+    ///
+    /// # Errors
+    /// When the port cannot be had; the sockets stay closed then. An ended loop is an error of kind
+    /// `BrokenPipe`.
+    pub async fn listen(&self, open: bool) -> io::Result<()> {
+        let (reply, answer) = oneshot::channel();
+        self.command(Command::Listen(open, reply));
+        answer.await.unwrap_or_else(|_| Err(io::Error::new(io::ErrorKind::BrokenPipe, Ended)))
+    }
+
     fn command(&self, command: Command) {
         // A loop that has ended drops the command, and its sender hears of that by the reply.
         let _ = self.commands.send(command);
@@ -144,6 +157,7 @@ pub fn start(
     let waker = Arc::new(Waker::new()?);
     let mut plane = Dataplane {
         device,
+        listening: !udp.is_closed(),
         udp,
         tun,
         commands,
@@ -160,6 +174,8 @@ pub fn start(
 struct Dataplane {
     device: Device,
     udp: Udp,
+    /// Whether the sockets are wanted open; they may be closed all the same, when the port is taken.
+    listening: bool,
     tun: Option<Tun>,
     commands: mpsc::Receiver<Command>,
     waker: Arc<Waker>,
@@ -284,6 +300,9 @@ impl Dataplane {
                     });
                 }
                 Ok(Command::Attach(tun)) => self.tun = Some(tun),
+                Ok(Command::Listen(open, reply)) => {
+                    let _ = reply.send(self.listen(now, open));
+                }
                 Err(mpsc::TryRecvError::Empty) => return true,
                 Ok(Command::Stop) | Err(mpsc::TryRecvError::Disconnected) => return false,
             }
@@ -292,24 +311,47 @@ impl Dataplane {
 
     /// The socket's part first: it is the one that can fail.
     fn apply(&mut self, now: Instant, changes: Vec<Change>) -> io::Result<()> {
-        let (mut port, mut fwmark) = (self.udp.port(), self.fwmark);
+        let (mut port, mut fwmark) = (None, self.fwmark);
         for change in &changes {
             match change {
-                Change::ListenPort(wanted) => port = *wanted,
+                Change::ListenPort(wanted) => port = Some(*wanted),
                 Change::Fwmark(wanted) => fwmark = *wanted,
                 _ => {}
             }
         }
-        if port != self.udp.port() {
-            self.udp = Udp::bind(port, fwmark)?;
-        } else if fwmark != self.fwmark {
-            self.udp.set_fwmark(fwmark)?;
+        match port {
+            Some(port) if !self.listening => {
+                if port != 0 {
+                    // Who sets a port that is taken hears of it now: nobody sees an error later.
+                    Udp::bind(port, fwmark)?;
+                }
+                self.udp = Udp::closed(port);
+            }
+            Some(port) if port != self.udp.port() || self.udp.is_closed() => {
+                self.udp = Udp::bind(port, fwmark)?;
+            }
+            _ if fwmark != self.fwmark => self.udp.set_fwmark(fwmark)?,
+            _ => {}
         }
         self.fwmark = fwmark;
         self.device.apply(now, changes);
         // Port 0 was the kernel's to choose.
         self.device.apply(now, vec![Change::ListenPort(self.udp.port())]);
         self.drain(now);
+        Ok(())
+    }
+
+    fn listen(&mut self, now: Instant, open: bool) -> io::Result<()> {
+        self.listening = open;
+        if !open {
+            self.udp = Udp::closed(self.udp.port());
+        } else if self.udp.is_closed() {
+            self.udp = Udp::bind(self.udp.port(), self.fwmark)?;
+            self.device.apply(now, vec![Change::ListenPort(self.udp.port())]);
+            self.device.underlay_opened(now);
+            self.device.handle_timeout(now);
+            self.drain(now);
+        }
         Ok(())
     }
 

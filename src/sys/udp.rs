@@ -97,6 +97,16 @@ impl Udp {
         }
     }
 
+    /// Opens no socket, but keeps a port in mind: nothing comes, and nothing can be sent.
+    pub fn closed(port: u16) -> Self {
+        Self { v4: None, v6: None, port }
+    }
+
+    /// Whether there is no socket.
+    pub fn is_closed(&self) -> bool {
+        self.v4.is_none() && self.v6.is_none()
+    }
+
     fn bind_once(port: u16, fwmark: u32) -> io::Result<Self> {
         let v4 = open(Family::V4, port, fwmark)?;
         let port = v4.as_ref().map_or(Ok(port), |socket| local_port(socket.as_fd()))?;
@@ -111,7 +121,7 @@ impl Udp {
         Ok(Self { v4, v6, port })
     }
 
-    /// The port that both sockets have.
+    /// The port that both sockets have, or are to have.
     pub fn port(&self) -> u16 {
         self.port
     }
