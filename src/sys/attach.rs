@@ -106,6 +106,24 @@ pub fn attach(request: &AttachRequest) -> Result<Attachment, AttachError> {
     Ok(Attachment { tun, index })
 }
 
+/// Makes a TUN of this name and size, without addresses and down, as `wireguard-go` makes it for others to
+/// configure. One that somebody made to stay is taken as it is.
+///
+/// # Errors
+///
+/// See [`AttachError`].
+pub fn make_bare(interface: &str, mtu: u16) -> Result<Tun, AttachError> {
+    let mut kernel = Netlink::open().map_err(|error| refused(interface, error))?;
+    let device = tun::open_device()
+        .map_err(|error| AttachError::NoTunDevice { interface: interface.to_owned(), error })?;
+    let (tun, left_over) = claim(&mut kernel, device, interface)?;
+    if !left_over {
+        let index = find(&mut kernel, tun.name())?.index;
+        Work { kernel, interface, index }.prepare(mtu)?;
+    }
+    Ok(tun)
+}
+
 /// Turns an attached interface from one request into another of the same name, touching only what differs.
 /// A prefix that is no longer asked for may be reached by other ways again.
 ///

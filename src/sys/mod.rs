@@ -12,6 +12,10 @@
 )]
 
 pub mod attach;
+pub mod background;
+pub mod inherit;
+pub mod inotify;
+pub mod interface;
 mod message;
 pub mod netlink;
 pub mod poll;

@@ -55,12 +55,8 @@ impl Tun {
 
     /// The same for a descriptor that [`claim`] has attached, so that there is no packet information.
     pub(super) fn from_claimed(fd: OwnedFd) -> io::Result<Self> {
-        let mut request = empty_request();
-        // SAFETY: TUNGETIFF writes one `ifreq`, which `request` is; the descriptor is open.
-        checked(unsafe { libc::ioctl(fd.as_raw_fd(), libc::TUNGETIFF, &raw mut request) })
+        let Interface { name, flags } = interface_of(fd.as_fd())
             .map_err(|error| invalid(format!("not an attached TUN descriptor ({error})")))?;
-        // SAFETY: TUNGETIFF has filled `ifru_flags`, and any bits are a `c_short`.
-        let flags = i32::from(unsafe { request.ifr_ifru.ifru_flags });
         if flags & libc::IFF_TUN == 0 {
             return Err(invalid("a TAP descriptor (IFF_TAP); a TUN (IFF_TUN) is needed"));
         }
@@ -70,8 +66,6 @@ impl Tun {
             ));
         }
         make_nonblocking_cloexec(fd.as_fd())?;
-        let name = request.ifr_name.iter().map(|&byte| byte as u8).take_while(|&byte| byte != 0);
-        let name = String::from_utf8_lossy(&name.collect::<Vec<u8>>()).into_owned();
         Ok(Self { file: File::from(fd), name })
     }
 
@@ -140,6 +134,25 @@ pub(super) fn claim(device: BorrowedFd<'_>, name: &str) -> io::Result<()> {
     // SAFETY: TUNSETIFF reads and writes one `ifreq`, which `request` is; the descriptor is open.
     checked(unsafe { libc::ioctl(device.as_raw_fd(), libc::TUNSETIFF, &raw mut request) })
         .map(|_| ())
+}
+
+/// What TUNGETIFF tells about a descriptor.
+pub(super) struct Interface {
+    /// The present name of its interface.
+    pub(super) name: String,
+    flags: i32,
+}
+
+/// Asks a descriptor for its interface: `EBADFD` when that is deleted or was never there.
+pub(super) fn interface_of(fd: BorrowedFd<'_>) -> io::Result<Interface> {
+    let mut request = empty_request();
+    // SAFETY: TUNGETIFF writes one `ifreq`, which `request` is; the descriptor is open.
+    checked(unsafe { libc::ioctl(fd.as_raw_fd(), libc::TUNGETIFF, &raw mut request) })?;
+    // SAFETY: TUNGETIFF has filled `ifru_flags`, and any bits are a `c_short`.
+    let flags = i32::from(unsafe { request.ifr_ifru.ifru_flags });
+    let name = request.ifr_name.iter().map(|&byte| byte as u8).take_while(|&byte| byte != 0);
+    let name = String::from_utf8_lossy(&name.collect::<Vec<u8>>()).into_owned();
+    Ok(Interface { name, flags })
 }
 
 fn empty_request() -> libc::ifreq {

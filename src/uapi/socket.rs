@@ -46,7 +46,8 @@ pub struct Call {
 #[derive(Debug)]
 pub struct Listener {
     listener: UnixListener,
-    file: SocketFile,
+    /// None for an adopted socket without a file of its own.
+    file: Option<SocketFile>,
 }
 
 /// Says why there is no control socket.
@@ -127,12 +128,23 @@ impl Listener {
             let _ = std::fs::remove_file(&temporary);
         })?;
         let file = SocketFile::take(temporary)?.rename(path)?;
-        Ok(Self { listener, file })
+        Ok(Self { listener, file: Some(file) })
     }
 
-    /// Where it is.
-    pub fn path(&self) -> &Path {
-        &self.file.path
+    /// Adopts a socket that somebody else has opened, and its file. Runs inside a tokio runtime.
+    ///
+    /// # Errors
+    /// When the runtime cannot wait on it.
+    pub fn adopt(socket: std::os::unix::net::UnixListener) -> io::Result<Self> {
+        let address = socket.local_addr()?;
+        let named = address.as_pathname().map(Path::to_owned);
+        let file = named.and_then(|path| SocketFile::take(path).ok());
+        Ok(Self { listener: UnixListener::from_std(socket)?, file })
+    }
+
+    /// Its file, if it has one.
+    pub fn name(&self) -> Option<&SocketName> {
+        self.file.as_ref().map(|file| &file.0)
     }
 
     /// Serves clients until the receiver of the calls is dropped.
@@ -221,30 +233,46 @@ fn listen_with_mode(path: &Path) -> Result<UnixListener, BindError> {
     socket.listen(BACKLOG).map_err(system("listen on", path))
 }
 
-/// Our file in the directory, known by its inode: the name alone may be somebody else's by now.
-#[derive(Debug)]
-struct SocketFile {
+/// A file in the directory, known by its inode: the name alone may be somebody else's by now.
+#[derive(Clone, Debug)]
+pub struct SocketName {
     path: PathBuf,
     inode: (u64, u64),
 }
 
+impl SocketName {
+    /// Where it was put.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Whether it is still there.
+    pub fn is_there(&self) -> bool {
+        inode(&self.path).is_ok_and(|found| found == self.inode)
+    }
+}
+
+/// Our file: it goes when this is dropped.
+#[derive(Debug)]
+struct SocketFile(SocketName);
+
 impl SocketFile {
     fn take(path: PathBuf) -> Result<Self, BindError> {
         let inode = inode(&path).map_err(system("look at", &path))?;
-        Ok(Self { path, inode })
+        Ok(Self(SocketName { path, inode }))
     }
 
     fn rename(mut self, path: PathBuf) -> Result<Self, BindError> {
-        std::fs::rename(&self.path, &path).map_err(system("put in place", &path))?;
-        self.path = path;
+        std::fs::rename(&self.0.path, &path).map_err(system("put in place", &path))?;
+        self.0.path = path;
         Ok(self)
     }
 }
 
 impl Drop for SocketFile {
     fn drop(&mut self) {
-        if inode(&self.path).is_ok_and(|found| found == self.inode) {
-            let _ = std::fs::remove_file(&self.path);
+        if self.0.is_there() {
+            let _ = std::fs::remove_file(&self.0.path);
         }
     }
 }

@@ -56,7 +56,7 @@ impl Daemon {
                 tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
             runtime.block_on(async move {
                 let listener = Listener::bind_in(&directory, &interface).unwrap();
-                ready.send(listener.path().to_owned()).unwrap();
+                ready.send(listener.name().unwrap().path().to_owned()).unwrap();
                 let (sender, mut calls) = mpsc::channel::<Call>(1);
                 let answer = async {
                     while let Some(Call { request, reply }) = calls.recv().await {

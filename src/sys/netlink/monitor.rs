@@ -11,6 +11,8 @@ use netlink_packet_core::NetlinkPayload;
 use netlink_packet_route::link::LinkMessage;
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use netlink_sys::{Socket, protocols::NETLINK_ROUTE};
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
 
 use super::convert::read_link;
 use super::exchange::{Messages, RECEIVE_BYTES, receive};
@@ -60,6 +62,17 @@ impl LinkMonitor {
         socket.bind_auto()?;
         socket.add_membership(libc::RTNLGRP_LINK)?;
         Ok(Self { socket, buffer: Vec::with_capacity(RECEIVE_BYTES), waiting: VecDeque::new() })
+    }
+
+    /// Lets a task wait for it. Runs inside a tokio runtime.
+    ///
+    /// # Errors
+    ///
+    /// When the runtime cannot wait for one more.
+    pub fn into_async(self) -> io::Result<AsyncFd<Self>> {
+        // SAFETY: the socket's descriptor is open and the same for as long as the monitor lives.
+        unsafe { AsyncFd::register_with_interest(self, Interest::READABLE) }
+            .map_err(io::Error::from)
     }
 
     /// Takes the next event; none when nothing waits (wait until the descriptor is readable).
