@@ -6,7 +6,8 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::error::ErrorKind;
+use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 use ipnet::IpNet;
 
 use crate::config::{Complaint, PeerEndpoint, values};
@@ -22,10 +23,77 @@ pub const DEFAULT_CONFIG: &str = "/etc/hushwire/hushwire.toml";
 #[derive(Debug, Parser)]
 #[command(name = "hushwire", version, max_term_width = 80, after_long_help = OVERVIEW)]
 #[command(disable_help_subcommand = true, arg_required_else_help = true, verbatim_doc_comment)]
+#[command(args_conflicts_with_subcommands = true)]
 pub struct Arguments {
     /// What to do.
     #[command(subcommand)]
-    pub command: Command,
+    pub command: Option<Command>,
+    /// Instead of a command: make this interface, for `wg` and `wg-quick`
+    ///
+    /// A bare device, as `wireguard-go NAME` makes it: without key, address and
+    /// peers, which `wg` and `ip` give it. It goes to the background, and ends when
+    /// the interface is deleted.
+    #[arg(value_name = "NAME", value_parser = values::interface_name, verbatim_doc_comment)]
+    pub name: Option<String>,
+    /// With NAME: stay in the foreground
+    #[arg(short, long, requires = "name")]
+    pub foreground: bool,
+}
+
+impl Arguments {
+    /// Reads the command line. `device` says that the environment speaks to a bare device, so that an
+    /// interface is meant, whatever it is called.
+    ///
+    /// # Errors
+    /// What is to be printed: a usage error, or the help that was asked for.
+    pub fn read(device: bool) -> Result<Self, clap::Error> {
+        let arguments = Self::try_parse()?;
+        if let Some(name) = &arguments.name
+            && !arguments.foreground
+            && !device
+            && let Some(command) = almost_a_command(name)
+        {
+            let message = format!(
+                "there is no command '{name}'; did you mean '{command}'?\n\n  An interface of this \
+                 name: hushwire --foreground {name}"
+            );
+            return Err(Self::command().error(ErrorKind::InvalidSubcommand, message));
+        }
+        Ok(arguments)
+    }
+}
+
+/// The command that somebody who typed this has probably meant: one slip away, or two if it is longer
+/// than four letters. Nobody shall get an interface for a mistyped command.
+fn almost_a_command(name: &str) -> Option<String> {
+    let commands = Arguments::command();
+    let names = commands.get_subcommands().map(|command| command.get_name().to_owned());
+    names
+        .map(|command| (slips(name, &command), command))
+        .filter(|(slips, command)| *slips <= if command.len() > 4 { 2 } else { 1 })
+        .min()
+        .map(|(_, command)| command)
+}
+
+/// How many letters were missed, added, mistaken or swapped with their neighbour between two words.
+fn slips(typed: &str, meant: &str) -> usize {
+    let (typed, meant) = (typed.as_bytes(), meant.as_bytes());
+    let mut rows = vec![vec![0; meant.len() + 1]; typed.len() + 1];
+    for i in 0..=typed.len() {
+        for j in 0..=meant.len() {
+            rows[i][j] = if i == 0 || j == 0 {
+                i + j
+            } else {
+                let mistaken = rows[i - 1][j - 1] + usize::from(typed[i - 1] != meant[j - 1]);
+                let mut least = mistaken.min(rows[i - 1][j] + 1).min(rows[i][j - 1] + 1);
+                if i > 1 && j > 1 && typed[i - 1] == meant[j - 2] && typed[i - 2] == meant[j - 1] {
+                    least = least.min(rows[i - 2][j - 2] + 1);
+                }
+                least
+            };
+        }
+    }
+    rows[typed.len()][meant.len()]
 }
 
 const OVERVIEW: &str = "\
@@ -37,6 +105,10 @@ Start here, on each machine:
   hushwire check
   hushwire up
   alertmanager $(hushwire alertmanager-flags) ...
+
+Or, with the tools of WireGuard, an interface without a configuration of ours:
+  hushwire wg0
+  WG_QUICK_USERSPACE_IMPLEMENTATION=hushwire wg-quick up ./wg0.conf
 
 Exit codes:
   0  done
@@ -200,7 +272,7 @@ pub struct Up {
     pub file: ConfigFile,
     /// How much to log [default: $LOG_LEVEL, else info]
     ///
-    /// verbose is debug and silent is error, as wireguard-go names them.
+    /// verbose is debug, as wireguard-go names it.
     #[arg(long, value_name = "LEVEL", ignore_case = true)]
     pub log_level: Option<LogLevel>,
 }
@@ -208,8 +280,9 @@ pub struct Up {
 /// How much is logged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum LogLevel {
+    /// Nothing.
+    Silent,
     /// What made it stop.
-    #[value(alias = "silent")]
     Error,
     /// Odd, but it goes on.
     Warn,
@@ -323,7 +396,6 @@ mod tests {
 
     #[test]
     fn the_definitions_are_consistent() {
-        use clap::CommandFactory;
         Arguments::command().debug_assert();
     }
 
@@ -339,7 +411,25 @@ mod tests {
     #[test]
     fn log_levels_have_the_names_of_wireguard_go_too() {
         assert_eq!(LogLevel::from_str("VERBOSE", true), Ok(LogLevel::Debug));
-        assert_eq!(LogLevel::from_str("silent", true), Ok(LogLevel::Error));
+        assert_eq!(LogLevel::from_str("silent", true), Ok(LogLevel::Silent));
         assert!(LogLevel::from_str("loud", true).is_err());
+    }
+
+    #[test]
+    fn a_mistyped_command_is_no_interface_and_an_interface_no_mistyped_command() {
+        let meant = |name| almost_a_command(name);
+        for (typed, command) in [
+            ("stauts", "status"),
+            ("chek", "check"),
+            ("upp", "up"),
+            ("pu", "up"),
+            ("wiat", "wait"),
+            ("pubky", "pubkey"),
+        ] {
+            assert_eq!(meant(typed).as_deref(), Some(command), "{typed}");
+        }
+        for name in ["wg0", "wg", "hush0", "tun0", "utun", "wg-office", "vpn", "wgX_1"] {
+            assert_eq!(meant(name), None, "{name}");
+        }
     }
 }

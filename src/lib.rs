@@ -18,7 +18,7 @@
 //! - [`dataplane`]: the packet loop; one thread owns TUN, UDP sockets and `Device`; decides nothing
 //! - [`sys`]: Linux; TUN, UDP, netlink, attaching an interface; the only `unsafe`
 //! - [`config`]: the TOML file becomes a `Config`, or every error at once with its place
-//! - [`daemon`]: the life of `hushwire up`; signals, reload, names, control socket
+//! - [`daemon`]: the life of `hushwire up` and of a bare device; signals, reload, names, control socket
 //! - [`uapi`]: the control socket; text becomes a typed request, a reply becomes text
 //! - [`status`]: what `hushwire status` shows, as plain data
 //! - [`commands`]: one file a subcommand; [`cli`]: their arguments and help texts

@@ -7,15 +7,16 @@ use std::ffi::OsString;
 use std::io::{self, IsTerminal, Write};
 use std::process::ExitCode;
 
-use clap::{Parser, ValueEnum};
+use clap::ValueEnum;
 use hushwire::cli::{Arguments, Command, LogLevel};
-use hushwire::commands::{self, Environment, Failure};
+use hushwire::commands::{self, DeviceEnvironment, Environment, Failure};
 use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 
 fn main() -> ExitCode {
-    let arguments = match Arguments::try_parse() {
+    let environment = environment();
+    let arguments = match Arguments::read(environment.device.is_given()) {
         Ok(arguments) => arguments,
         // Help and version come here too; they go to standard output and are no failure.
         Err(error) => {
@@ -23,12 +24,23 @@ fn main() -> ExitCode {
             return ExitCode::from(if error.use_stderr() { 2 } else { 0 });
         }
     };
-    if let Command::Up(up) = &arguments.command {
-        start_log(up.log_level);
+    match &arguments.command {
+        Some(Command::Up(up)) => start_log(up.log_level),
+        // In the background nobody reads a log that was not asked for.
+        None if environment.device.keep_output || arguments.foreground => start_log(None),
+        None if environment.device.foreground => start_log(None),
+        None => {}
+        Some(_) => {}
     }
-    let mut out = io::stdout().lock();
-    let ended =
-        commands::run(arguments.command, &environment(), &mut out).and_then(|()| Ok(out.flush()?));
+    let ended = match (arguments.command, arguments.name) {
+        (Some(command), _) => {
+            let mut out = io::stdout().lock();
+            commands::run(command, &environment, &mut out).and_then(|()| Ok(out.flush()?))
+        }
+        (None, Some(name)) => commands::run_device(&name, arguments.foreground, &environment),
+        // Without any argument the help was printed above.
+        (None, None) => Ok(()),
+    };
     match ended {
         Ok(()) | Err(Failure::OutputClosed) => ExitCode::SUCCESS,
         Err(Failure::Failed(message)) => complain(&message, 1),
@@ -47,7 +59,18 @@ fn environment() -> Environment {
         config: hushwire::config::Environment {
             credentials_directory: variable("CREDENTIALS_DIRECTORY").map(Into::into),
         },
+        device: DeviceEnvironment {
+            tun: text("WG_TUN_FD"),
+            control: text("WG_UAPI_FD"),
+            foreground: text("WG_PROCESS_FOREGROUND").as_deref() == Some("1"),
+            by_wg_quick: variable("WG_QUICK_USERSPACE_IMPLEMENTATION").is_some(),
+            keep_output: text("LOG_LEVEL").is_some_and(|level| level != "silent"),
+        },
     }
+}
+
+fn text(name: &str) -> Option<String> {
+    variable(name).map(|value| value.to_string_lossy().into_owned())
 }
 
 /// What the variable says, if it says anything.
@@ -57,9 +80,10 @@ fn variable(name: &str) -> Option<OsString> {
 }
 
 fn start_log(argument: Option<LogLevel>) {
-    let given = variable("LOG_LEVEL").map(|value| value.to_string_lossy().into_owned());
+    let given = text("LOG_LEVEL");
     let known = given.as_deref().and_then(|value| LogLevel::from_str(value, true).ok());
     let level = match argument.or(known).unwrap_or(LogLevel::Info) {
+        LogLevel::Silent => LevelFilter::OFF,
         LogLevel::Error => LevelFilter::ERROR,
         LogLevel::Warn => LevelFilter::WARN,
         LogLevel::Info => LevelFilter::INFO,
@@ -86,7 +110,7 @@ fn start_log(argument: Option<LogLevel>) {
         // A platform may set this variable for programs with other levels: no reason not to run.
         tracing::warn!(
             given,
-            allowed = "error, warn, info, debug, trace",
+            allowed = "silent, error, warn, info, debug, trace",
             "LOG_LEVEL is none that hushwire knows; logging at info"
         );
     }

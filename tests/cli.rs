@@ -96,7 +96,11 @@ fn version_is_that_of_the_package() {
 fn bad_usage_exits_2() {
     for arguments in [
         &[][..],
-        &["no-such-command"],
+        &["stauts"],
+        &["no such command"],
+        &["wg0", "status"],
+        &["--foreground"],
+        &["--foreground", "up"],
         &["up", "--no-such-option"],
         &["up", "--log-level", "loud"],
         &["status", "--interface", "../../etc/passwd"],

@@ -5,6 +5,7 @@
 
 mod alertmanager_flags;
 mod check;
+mod device;
 mod init;
 mod keys;
 mod status;
@@ -16,11 +17,15 @@ use std::io::{self, Write};
 use crate::cli::{Command, Running};
 use crate::config;
 
+pub use device::{DeviceEnvironment, run as run_device};
+
 /// What is taken from the environment. Read once, in main.rs.
 #[derive(Clone, Debug, Default)]
 pub struct Environment {
     /// What the configuration's loader needs of it.
     pub config: config::Environment,
+    /// What a bare device is told by it.
+    pub device: DeviceEnvironment,
 }
 
 /// Why a command failed.

@@ -85,7 +85,9 @@ fn render(status: &Status) -> String {
         let words: Vec<_> = interface.detail.split_whitespace().map(str::to_owned).collect();
         text += &row("not up", " ", &words);
     }
-    text += &row("public key", "", std::slice::from_ref(&interface.public_key));
+    let public_key = Some(&interface.public_key).filter(|key| !key.is_empty());
+    let public_key = public_key.map_or("none yet; `wg set` gives a key", String::as_str);
+    text += &row("public key", "", &[public_key.to_owned()]);
     text += &drops(&status.drops);
     for peer in &status.peers {
         text.push('\n');

@@ -1,4 +1,4 @@
-//! Why `hushwire up` cannot start or go on: what was tried, what the system said, what to do.
+//! Why a daemon cannot start or go on: what was tried, what the system said, what to do.
 
 use std::fmt;
 use std::io;
@@ -15,6 +15,8 @@ pub enum Error {
     Underlay(io::Error),
     /// The overlay interface cannot be made.
     Attach(AttachError),
+    /// A descriptor that the environment names by this variable is not what it should be.
+    Adopt(&'static str, io::Error),
     /// Something that every program needs was refused.
     Start(&'static str, io::Error),
     /// The packet loop ended by itself.
@@ -27,6 +29,7 @@ impl fmt::Display for Error {
             Error::Control(error) => error.fmt(f),
             Error::Attach(error) => error.fmt(f),
             Error::Underlay(error) => error.fmt(f),
+            Error::Adopt(variable, error) => write!(f, "{variable}: {error}"),
             Error::Start(what, error) => write!(f, "{what} cannot be started: {error}"),
             Error::PacketLoop => f.write_str(
                 "the packet loop ended by itself, which is a bug: please report the lines above",

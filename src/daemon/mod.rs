@@ -1,36 +1,39 @@
-//! The life of `hushwire up`: open the sockets, attach the interface, run, leave nothing behind.
+//! The life of `hushwire up` (and in bare.rs that of `hushwire NAME`): open the sockets, attach the interface, run, leave nothing behind.
 //!
 //! A tokio runtime of one thread waits here for signals, for the control socket, for names to be
 //! resolved and for what the packet loop tells, and answers with [`Change`]s. It never touches a
 //! packet: `dataplane` runs on a thread of its own and goes on whatever happens here. Called by
 //! `commands::up`.
 
+mod bare;
+mod clock;
+mod control;
 mod error;
+mod follow;
 mod names;
 mod overlay;
 mod report;
 
 use std::io;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::Duration;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
-use tracing::{debug, error, info, warn};
+use tracing::{error, info, warn};
 
+pub use bare::{Bare, run_bare};
 pub use error::Error;
 
 use crate::config::{self, Config, Environment};
-use crate::dataplane::{self, Handle, Notice};
+use crate::dataplane::{self, Handle, Notice, View};
 use crate::sys::attach::{self, AttachRequest};
 use crate::sys::udp::Udp;
-use crate::uapi::{BindError, Call, Errno, Listener, Reply, Request, render_get};
+use crate::uapi::Call;
 use crate::wireguard::{Change, Device, Event, PeerChange, PublicKey};
+use clock::Clock;
+use control::{PREDECESSOR_PATIENCE, PREDECESSOR_POLL};
 use names::{Names, Resolved};
 
-/// How long a predecessor that was just killed may take to let go of its socket and port.
-const PREDECESSOR_PATIENCE: Duration = Duration::from_secs(2);
-/// How often that is looked at.
-const PREDECESSOR_POLL: Duration = Duration::from_millis(5);
 /// Until the interface is made anew when that failed after it was deleted.
 const ATTACH_RETRY: Duration = Duration::from_secs(1);
 /// Initiations without an answer that make a peer count as down: 3 s after it was asked first.
@@ -41,14 +44,18 @@ const UNANSWERED_IS_DOWN: u32 = 3;
 /// # Errors
 /// [`Error`] when the tunnel cannot start, or not go on.
 pub fn run(config: Config, environment: Environment) -> Result<(), Error> {
+    block_on(async {
+        let (daemon, inputs) = Daemon::start(config, environment).await?;
+        daemon.run(inputs).await
+    })
+}
+
+fn block_on(life: impl Future<Output = Result<(), Error>>) -> Result<(), Error> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .map_err(|error| Error::Start("the runtime", error))?;
-    let result = runtime.block_on(async {
-        let (daemon, inputs) = Daemon::start(config, environment).await?;
-        daemon.run(inputs).await
-    });
+    let result = runtime.block_on(life);
     // A name that is being resolved holds a thread that cannot be interrupted: do not wait for it.
     runtime.shutdown_background();
     result
@@ -81,42 +88,16 @@ enum Attached {
     No { detail: String },
 }
 
-/// One moment told by both clocks, to turn a time of one into the other.
-struct Clock {
-    started: Instant,
-    wall: SystemTime,
-}
-
-impl Clock {
-    #[expect(clippy::disallowed_methods, reason = "the control plane's loop takes the time here")]
-    fn now() -> Instant {
-        Instant::now()
-    }
-
-    #[expect(clippy::disallowed_methods, reason = "the control plane's loop takes the time here")]
-    fn start() -> Self {
-        Self { started: Instant::now(), wall: SystemTime::now() }
-    }
-
-    fn wall(&self, at: Instant) -> SystemTime {
-        match at.checked_duration_since(self.started) {
-            Some(after) => self.wall + after,
-            None => self.wall - self.started.duration_since(at),
-        }
-    }
-}
-
 impl Daemon {
     async fn start(config: Config, environment: Environment) -> Result<(Self, Inputs), Error> {
         let clock = Clock::start();
-        let signals = |kind| signal(kind).map_err(|error| Error::Start("signal handling", error));
         let (terminate, interrupt, reload) = (
-            signals(SignalKind::terminate())?,
-            signals(SignalKind::interrupt())?,
-            signals(SignalKind::hangup())?,
+            hear(SignalKind::terminate())?,
+            hear(SignalKind::interrupt())?,
+            hear(SignalKind::hangup())?,
         );
         // The control socket first: it tells another daemon of this interface apart from a left-over.
-        let listener = bind_control(&config.interface.name).await?;
+        let listener = control::bind(&config.interface.name).await?;
         let udp = bind_underlay(config.interface.listen_port, config.interface.fwmark).await?;
 
         let (resolve, resolved) = mpsc::unbounded_channel();
@@ -128,7 +109,7 @@ impl Daemon {
 
         // The loop starts last, with everything in place: what peers sent meanwhile waits in the
         // socket, and the handshakes that it starts find the interface there.
-        let mut device = Device::new(seed()?);
+        let mut device = new_device()?;
         let mut changes = vec![Change::Mtu(mtu)];
         changes.extend(config::changes(&config));
         device.apply(Clock::now(), changes);
@@ -161,7 +142,8 @@ impl Daemon {
                 _ = inputs.interrupt.recv() => break,
                 _ = inputs.reload.recv() => self.reload().await,
                 Some(call) = inputs.calls.recv() => {
-                    let reply = self.answer(call.request).await;
+                    let status = |view: &View| report::status(&self, view, Clock::now());
+                    let reply = control::answer(call.request, &self.plane, &self.clock, status).await;
                     // A client that did not wait for its answer does not want it.
                     let _ = call.reply.send(reply);
                 }
@@ -182,34 +164,6 @@ impl Daemon {
         }
         info!(interface = self.config.interface.name, "overlay down");
         Ok(())
-    }
-
-    async fn answer(&self, request: Request) -> Reply {
-        let broken = |error: io::Error| {
-            debug!(%error, "request on the control socket refused");
-            Reply::Refused(match error.kind() {
-                io::ErrorKind::AddrInUse => Errno::PortInUse,
-                _ => Errno::Io,
-            })
-        };
-        match request {
-            Request::Set(changes) => match self.plane.apply(changes).await {
-                Ok(()) => Reply::Done,
-                Err(error) => broken(error),
-            },
-            Request::Get => match self.plane.view().await {
-                Ok(view) => {
-                    Reply::Get(render_get(&view.device, view.listen_port, view.fwmark, &|at| {
-                        self.clock.wall(at)
-                    }))
-                }
-                Err(ended) => broken(io::Error::other(ended)),
-            },
-            Request::Status => match self.plane.view().await {
-                Ok(view) => Reply::Status(Box::new(report::status(self, &view, Clock::now()))),
-                Err(ended) => broken(io::Error::other(ended)),
-            },
-        }
     }
 
     /// Loads the file again and applies the difference; with any error everything stays as it was.
@@ -318,18 +272,6 @@ impl Attached {
     }
 }
 
-async fn bind_control(interface: &str) -> Result<Listener, Error> {
-    let until = Clock::now() + PREDECESSOR_PATIENCE;
-    loop {
-        match Listener::bind(interface) {
-            Err(BindError::InUse(_)) if Clock::now() < until => {
-                tokio::time::sleep(PREDECESSOR_POLL).await;
-            }
-            result => return result.map_err(Error::Control),
-        }
-    }
-}
-
 async fn bind_underlay(port: u16, fwmark: u32) -> Result<Udp, Error> {
     let until = Clock::now() + PREDECESSOR_PATIENCE;
     loop {
@@ -342,6 +284,11 @@ async fn bind_underlay(port: u16, fwmark: u32) -> Result<Udp, Error> {
     }
 }
 
-fn seed() -> Result<u64, Error> {
-    getrandom::u64().map_err(|error| Error::Start("the random generator", io::Error::other(error)))
+fn hear(kind: SignalKind) -> Result<Signal, Error> {
+    signal(kind).map_err(|error| Error::Start("signal handling", error))
+}
+
+fn new_device() -> Result<Device, Error> {
+    let seed = getrandom::u64().map_err(io::Error::other);
+    seed.map(Device::new).map_err(|error| Error::Start("the random generator", error))
 }

@@ -1,48 +1,107 @@
 //! From the state of a running daemon to the plain data of `hushwire status`.
 
 use std::collections::BTreeMap;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::{Attached, Daemon};
 use crate::config::{Host, PeerEndpoint};
 use crate::dataplane::View;
 use crate::status::{InterfaceStatus, PeerStatus, Status};
-use crate::wireguard::{Drops, PeerSnapshot};
+use crate::sys::interface::Sight;
+use crate::wireguard::{Drops, PeerSnapshot, PublicKey};
 
-/// What `hushwire status` shows at this moment.
+/// What `hushwire status` shows of `up` at this moment.
 pub(super) fn status(daemon: &Daemon, view: &View, now: Instant) -> Status {
     let interface = &daemon.config.interface;
     let (attached, detail) = match &daemon.attached {
         Attached::Yes { .. } => (true, String::new()),
         Attached::No { detail } => (false, detail.clone()),
     };
+    let interface = InterfaceStatus {
+        name: interface.name.clone(),
+        machine: interface.machine.clone(),
+        address: interface.address.clone(),
+        mtu: daemon.request.mtu,
+        attached,
+        detail,
+        ..of_device(view)
+    };
+    let configured = |key: &PublicKey| {
+        let peer = daemon.config.peers.iter().find(|peer| peer.public_key == *key);
+        peer.and_then(|peer| peer.endpoint.as_ref()).map(text)
+    };
+    let uptime = now.saturating_duration_since(daemon.clock.started);
+    assemble(interface, view, uptime, now, &configured)
+}
+
+/// What it shows of a bare device, whose interface others shape; none if it cannot be seen.
+pub(super) fn bare(
+    name: &str,
+    sight: Option<&Sight>,
+    view: &View,
+    uptime: Duration,
+    now: Instant,
+) -> Status {
+    let up = sight.is_some_and(|sight| sight.up);
+    let detail = match sight {
+        Some(_) if up => "",
+        Some(_) => "it is down; `ip link set` brings it up",
+        None => "it is in a network namespace that hushwire may not enter",
+    };
+    let interface = InterfaceStatus {
+        name: sight.map_or(name, |sight| &sight.name).to_owned(),
+        address: sight.map_or_else(Vec::new, |sight| sight.addresses.clone()),
+        mtu: sight.map_or(0, |sight| sight.mtu.try_into().unwrap_or(u16::MAX)),
+        attached: up,
+        detail: detail.to_owned(),
+        ..of_device(view)
+    };
+    assemble(interface, view, uptime, now, &|_| None)
+}
+
+/// The part that is the device's; the rest is empty.
+fn of_device(view: &View) -> InterfaceStatus {
     let public_key = view.device.private_key.as_ref().map(|key| key.public_key().to_string());
+    InterfaceStatus {
+        name: String::new(),
+        machine: None,
+        public_key: public_key.unwrap_or_default(),
+        address: Vec::new(),
+        listen_port: view.listen_port,
+        mtu: 0,
+        attached: false,
+        detail: String::new(),
+    }
+}
+
+fn assemble(
+    interface: InterfaceStatus,
+    view: &View,
+    uptime: Duration,
+    now: Instant,
+    configured: &dyn Fn(&PublicKey) -> Option<String>,
+) -> Status {
+    let status = |peer| peer_status(peer, now, configured);
     Status {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         pid: std::process::id(),
-        uptime_seconds: now.saturating_duration_since(daemon.clock.started).as_secs_f64(),
-        interface: InterfaceStatus {
-            name: interface.name.clone(),
-            machine: interface.machine.clone(),
-            public_key: public_key.unwrap_or_default(),
-            address: interface.address.clone(),
-            listen_port: view.listen_port,
-            mtu: daemon.request.mtu,
-            attached,
-            detail,
-        },
-        peers: view.device.peers.iter().map(|peer| peer_status(daemon, peer, now)).collect(),
+        uptime_seconds: uptime.as_secs_f64(),
+        interface,
+        peers: view.device.peers.iter().map(status).collect(),
         drops: by_reason(&view.device.drops),
     }
 }
 
-fn peer_status(daemon: &Daemon, peer: &PeerSnapshot, now: Instant) -> PeerStatus {
-    let configured = daemon.config.peers.iter().find(|known| known.public_key == peer.public_key);
+fn peer_status(
+    peer: &PeerSnapshot,
+    now: Instant,
+    configured: &dyn Fn(&PublicKey) -> Option<String>,
+) -> PeerStatus {
     let age = |at: Option<Instant>| at.map(|at| now.saturating_duration_since(at).as_secs_f64());
     PeerStatus {
         name: peer.name.clone(),
         public_key: peer.public_key.to_string(),
-        configured_endpoint: configured.and_then(|peer| peer.endpoint.as_ref()).map(text),
+        configured_endpoint: configured(&peer.public_key),
         endpoint: peer.endpoint,
         allowed_ips: peer.allowed_ips.clone(),
         session: peer.session,
