@@ -8,11 +8,14 @@
 //! - [`recovery`]: tunnels are killed, moved and started late; no member is lost
 //! - [`start`]: both ends start and send at the same instant, 200 times
 //! - [`interop`]: wireguard-go at the other end
+//! - [`bare`]: `hushwire NAME` under `wg`, `wg-quick` and `ip`; [`bare_settings`]: what `wg` sets and shows
 //! - [`hostile`]: junk, forgeries and replays at the underlay port
 //! - [`lifecycle`]: reload, left-overs, second daemons, descriptors, memory
 #![allow(clippy::disallowed_methods, reason = "a test reads the clock and the environment")]
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a test says what it measured")]
 
+mod bare;
+mod bare_settings;
 mod cluster;
 mod hostile;
 mod interop;
