@@ -48,9 +48,11 @@ impl Arguments {
     /// What is to be printed: a usage error, or the help that was asked for.
     pub fn read(device: bool) -> Result<Self, clap::Error> {
         let arguments = Self::try_parse()?;
+        // `--foreground up` is no interface either: whoever wants one called "up" says so by WG_TUN_FD.
+        let is_command = |name: &str| Self::command().find_subcommand(name).is_some();
         if let Some(name) = &arguments.name
-            && !arguments.foreground
             && !device
+            && (!arguments.foreground || is_command(name))
             && let Some(command) = almost_a_command(name)
         {
             let message = format!(

@@ -345,10 +345,11 @@ impl Dataplane {
         self.listening = open;
         if !open {
             self.udp = Udp::closed(self.udp.port());
+            self.device.set_underlay(now, false);
         } else if self.udp.is_closed() {
             self.udp = Udp::bind(self.udp.port(), self.fwmark)?;
             self.device.apply(now, vec![Change::ListenPort(self.udp.port())]);
-            self.device.underlay_opened(now);
+            self.device.set_underlay(now, true);
             self.device.handle_timeout(now);
             self.drain(now);
         }

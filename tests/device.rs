@@ -6,7 +6,7 @@ mod wire;
 use std::time::Duration;
 
 use hushwire::wireguard::{
-    AllowedIpChange, Change, DropReason, Ecn, Endpoint, Event, GossipChange, PeerChange,
+    AllowedIpChange, Change, Device, DropReason, Ecn, Endpoint, Event, GossipChange, PeerChange,
     PrivateKey, SessionState,
 };
 use wire::{Delivery, Station, Wire, kind, peer, preshared, udp};
@@ -95,6 +95,26 @@ fn retries_end_90_s_after_the_last_packet_and_begin_again_with_the_next() {
     wire.a.send(wire.now, &packet);
     wire.settle();
     assert_eq!(wire.b.received, [packet], "{:#?}", wire.ladder);
+}
+
+/// A survivor holds on to its session for 15 s and more: a bare device that was killed and started again
+/// has to speak first, and with nobody there an idle one has to be silent soon.
+#[test]
+fn a_bare_device_speaks_when_its_underlay_opens_and_not_for_long() {
+    let mut wire = Wire::strangers();
+    let mut change = peer(&wire.b);
+    change.endpoints = Some(vec![wire.b.address]);
+    let key = Change::PrivateKey(Some(wire.a.key.clone()));
+    wire.a.device = Device::new(1).bare();
+    wire.a.device.apply(wire.now, vec![key, Change::Peer(change)]);
+    wire.a.collect();
+    assert!(wire.a.sent.is_empty(), "there is no underlay yet");
+    wire.a.device.set_underlay(wire.now, true);
+    wire.a.collect();
+    assert_eq!(kind(&wire.a.sent[0].1), "initiation");
+    wire.pass_with(seconds(3600), |_, _| Delivery::Lose);
+    assert_eq!(wire.ladder.len(), 3, "{:#?}", wire.ladder);
+    assert_eq!(wire.a.peer(wire.now, &wire.b).session, SessionState::Idle);
 }
 
 #[test]

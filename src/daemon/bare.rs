@@ -106,7 +106,7 @@ impl BareDevice {
         let (notify, notices) = mpsc::unbounded_channel();
         // The port is bound when the interface goes up, as the kernel and wireguard-go do it: until
         // then another process may have it, and `wg show` shows none.
-        let plane = dataplane::start(new_device()?.quiet(), Udp::closed(0), 0, Some(tun), notify)
+        let plane = dataplane::start(new_device()?.bare(), Udp::closed(0), 0, Some(tun), notify)
             .map_err(|error| Error::Start("the packet loop", error))?;
         let (call, calls) = mpsc::channel(16);
         tokio::spawn(listener.serve(call));

@@ -8,7 +8,7 @@
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap, HashMap, VecDeque};
 use std::net::IpAddr;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::allowed_ips::AllowedIps;
 use super::change::GossipChange;
@@ -31,6 +31,11 @@ mod apply;
 const PADDING: usize = 16;
 /// The MTU before the first [`Change::Mtu`](super::Change::Mtu): what WireGuard devices start with.
 const DEFAULT_MTU: u16 = 1420;
+/// For how long a peer that does not answer at the start is tried: as long as one that a packet wants
+/// (section 6.4, `REKEY_ATTEMPT_TIME`).
+const START_PATIENCE: Duration = Duration::from_secs(90);
+/// The same in a device that other tools configure: three initiations.
+const BARE_START_PATIENCE: Duration = Duration::from_secs(5);
 
 /// A WireGuard device without sockets: see the head of this file for how it is driven.
 pub struct Device {
@@ -41,8 +46,10 @@ pub struct Device {
     listen_port: u16,
     /// What is sent once more to peers that missed it; none in a device without gossip.
     gossip: Option<GossipChange>,
-    /// Whether a peer that becomes reachable is shaken hands with at once.
-    eager: bool,
+    /// Without an underlay no handshake is started.
+    underlay_open: bool,
+    /// For how long a handshake that no packet wants is tried.
+    start_patience: Duration,
     peers: BTreeMap<PeerId, Slot>,
     next_id: u32,
     by_key: HashMap<PublicKey, PeerId>,
@@ -75,7 +82,8 @@ impl Device {
             mtu: DEFAULT_MTU.into(),
             listen_port: 0,
             gossip: None,
-            eager: true,
+            underlay_open: true,
+            start_patience: START_PATIENCE,
             peers: BTreeMap::new(),
             next_id: 0,
             by_key: HashMap::new(),
@@ -91,10 +99,12 @@ impl Device {
         }
     }
 
-    /// Lets the device start no handshake before a packet or a persistent keepalive wants one, as other
-    /// WireGuards do; else a peer whose endpoint is known is shaken hands with at once.
-    pub fn quiet(self) -> Self {
-        Self { eager: false, ..self }
+    /// Makes it a device for other tools to configure. Its underlay is closed until
+    /// [`Device::set_underlay`] opens it, and a handshake that nothing but the start wants is tried for
+    /// some seconds only: it tells a peer that had a session with our predecessor to forget it, and an
+    /// idle device is silent after that, as any WireGuard is.
+    pub fn bare(self) -> Self {
+        Self { underlay_open: false, start_patience: BARE_START_PATIENCE, ..self }
     }
 
     /// Takes a packet that the overlay sends: the first `len` bytes of `buffer`. Up to 15 bytes behind
@@ -194,11 +204,16 @@ impl Device {
         self.drops.count(DropReason::TunWriteFailed);
     }
 
-    /// Tells that the underlay can be reached (again): what waits for its next attempt is tried at once.
-    pub fn underlay_opened(&mut self, now: Instant) {
+    /// Tells that the underlay can be reached, or no longer. What waits for its next attempt is tried at
+    /// once when it opens.
+    pub fn set_underlay(&mut self, now: Instant, open: bool) {
+        if std::mem::replace(&mut self.underlay_open, open) || !open {
+            return;
+        }
         let all: Vec<PeerId> = self.peers.keys().copied().collect();
         for id in all {
             self.with_peer(now, id, |peer, cx| peer.underlay_opened(cx));
+            self.start(now, id);
         }
     }
 

@@ -166,9 +166,9 @@ impl Peer {
     }
 
     /// Starts a handshake, unless one is under way or a session is there.
-    pub(super) fn start(&mut self, cx: &mut Context<'_>) {
+    pub(super) fn start(&mut self, cx: &mut Context<'_>, patience: Duration) {
         if self.session.as_ref().is_some_and(|session| session.current(cx.now).is_none()) {
-            self.want_handshake(cx);
+            self.want_handshake_until(cx, cx.now + patience);
         }
     }
 
@@ -376,7 +376,11 @@ impl Peer {
 
     /// Asks for a session: starts a handshake, or keeps the one under way going.
     fn want_handshake(&mut self, cx: &mut Context<'_>) {
-        self.wanted_until = Some(cx.now + REKEY_ATTEMPT_TIME);
+        self.want_handshake_until(cx, cx.now + REKEY_ATTEMPT_TIME);
+    }
+
+    fn want_handshake_until(&mut self, cx: &mut Context<'_>, until: Instant) {
+        self.wanted_until = self.wanted_until.max(Some(until));
         if self.session.is_some() && self.endpoint.is_some() && !self.timers.is_set(Timer::Retry) {
             self.attempts = 0;
             self.initiate(cx);

@@ -57,9 +57,11 @@ impl Device {
         }
     }
 
-    fn start(&mut self, now: Instant, id: PeerId) {
-        if self.eager {
-            self.with_peer(now, id, |peer, cx| peer.start(cx));
+    /// Shakes hands with a peer that has no session, if there is a way to it.
+    pub(super) fn start(&mut self, now: Instant, id: PeerId) {
+        if self.underlay_open {
+            let patience = self.start_patience;
+            self.with_peer(now, id, |peer, cx| peer.start(cx, patience));
         }
     }
 
