@@ -263,13 +263,13 @@ impl Dataplane {
     /// Sends on everything that the device has ready.
     fn drain(&mut self, now: Instant) {
         while let Some(transmit) = self.device.poll_transmit() {
-            let peer = transmit.peer;
+            let (peer, len) = (transmit.peer, transmit.datagram.len());
             match send(&self.udp, &transmit) {
                 Ok(Sent::AsAsked) => {}
                 Ok(Sent::WithoutSource) => self.device.source_gone(peer),
                 Err(error) => {
                     trace!(%error, to = %transmit.to.address, "send failed");
-                    self.device.transmit_failed(now, peer);
+                    self.device.transmit_failed(now, peer, len);
                 }
             }
         }

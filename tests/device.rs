@@ -142,7 +142,8 @@ fn an_address_that_cannot_be_sent_to_is_passed_over_at_once() {
     wire.a.device.apply(wire.now, vec![Change::Peer(change)]);
     let failed = wire.a.device.poll_transmit().unwrap().peer;
     assert!(wire.a.device.poll_transmit().is_none());
-    wire.a.device.transmit_failed(wire.now, failed);
+    wire.a.device.transmit_failed(wire.now, failed, 148);
+    assert_eq!(wire.a.peer(wire.now, &wire.b).tx_bytes, 0);
     assert_eq!(wire.a.device.next_timeout(), Some(wire.now));
     wire.a.timeout(wire.now);
     assert_eq!(wire.a.sent[0].0, wire.b.address);

@@ -184,10 +184,10 @@ impl Device {
         self.events.pop_front()
     }
 
-    /// Tells that the datagram for this peer could not be sent.
-    pub fn transmit_failed(&mut self, now: Instant, peer: Option<PeerId>) {
+    /// Tells that a datagram of `len` bytes for this peer could not be sent.
+    pub fn transmit_failed(&mut self, now: Instant, peer: Option<PeerId>, len: usize) {
         match peer {
-            Some(id) => self.with_peer(now, id, |peer, cx| peer.send_failed(cx)).unwrap_or(()),
+            Some(id) => self.with_peer(now, id, |peer, cx| peer.send_failed(cx, len)).unwrap_or(()),
             None => self.drops.count(DropReason::SendFailed),
         }
     }

@@ -290,7 +290,8 @@ impl Peer {
 
     /// Tells that a datagram could not be sent: another address of the peer is tried at once, if it has
     /// one that this handshake did not try.
-    pub(super) fn send_failed(&mut self, cx: &mut Context<'_>) {
+    pub(super) fn send_failed(&mut self, cx: &mut Context<'_>, len: usize) {
+        self.counters.tx_bytes = self.counters.tx_bytes.saturating_sub(len as u64);
         self.drops.count(DropReason::SendFailed);
         if self.timers.is_set(Timer::Retry) && (self.attempts as usize) < self.targets().count() {
             self.timers.set(Timer::Retry, cx.now);
