@@ -48,33 +48,29 @@ impl Arguments {
     /// What is to be printed: a usage error, or the help that was asked for.
     pub fn read(device: bool) -> Result<Self, clap::Error> {
         let arguments = Self::try_parse()?;
-        // `--foreground up` is no interface either: whoever wants one called "up" says so by WG_TUN_FD.
-        let is_command = |name: &str| Self::command().find_subcommand(name).is_some();
-        if let Some(name) = &arguments.name
-            && !device
-            && (!arguments.foreground || is_command(name))
-            && let Some(command) = almost_a_command(name)
-        {
-            let message = format!(
+        let Some(name) = &arguments.name else { return Ok(arguments) };
+        let message = match almost_a_command(name) {
+            // After an option clap takes a command for a name.
+            Some((0, _)) => format!("'{name}' is a command, and no name for an interface"),
+            Some((_, command)) if !arguments.foreground && !device => format!(
                 "there is no command '{name}'; did you mean '{command}'?\n\n  An interface of this \
                  name: hushwire --foreground {name}"
-            );
-            return Err(Self::command().error(ErrorKind::InvalidSubcommand, message));
-        }
-        Ok(arguments)
+            ),
+            _ => return Ok(arguments),
+        };
+        Err(Self::command().error(ErrorKind::InvalidSubcommand, message))
     }
 }
 
 /// The command that somebody who typed this has probably meant: one slip away, or two if it is longer
-/// than four letters. Nobody shall get an interface for a mistyped command.
-fn almost_a_command(name: &str) -> Option<String> {
+/// than four letters; with the number of slips. Nobody shall get an interface for a mistyped command.
+fn almost_a_command(name: &str) -> Option<(usize, String)> {
     let commands = Arguments::command();
     let names = commands.get_subcommands().map(|command| command.get_name().to_owned());
     names
         .map(|command| (slips(name, &command), command))
         .filter(|(slips, command)| *slips <= if command.len() > 4 { 2 } else { 1 })
         .min()
-        .map(|(_, command)| command)
 }
 
 /// How many letters were missed, added, mistaken or swapped with their neighbour between two words.
@@ -419,7 +415,7 @@ mod tests {
 
     #[test]
     fn a_mistyped_command_is_no_interface_and_an_interface_no_mistyped_command() {
-        let meant = |name| almost_a_command(name);
+        let meant = |name| almost_a_command(name).map(|(_, command)| command);
         for (typed, command) in [
             ("stauts", "status"),
             ("chek", "check"),
