@@ -44,8 +44,6 @@ pub struct Device {
     mtu: usize,
     /// Where our own datagrams leave from; 0 as long as it is not known.
     listen_port: u16,
-    /// What is sent once more to peers that missed it; none in a device without gossip.
-    gossip: Option<GossipChange>,
     /// Without an underlay no handshake is started.
     underlay_open: bool,
     /// For how long a handshake that no packet wants is tried.
@@ -57,12 +55,10 @@ pub struct Device {
     by_index: HashMap<u32, PeerId>,
     allowed_ips: AllowedIps,
     deadlines: BinaryHeap<Reverse<(Instant, PeerId)>>,
-    datagrams: Outbox<Envelope>,
+    common: Common,
     packets: Outbox<()>,
-    events: VecDeque<Event>,
     load: Load,
     drops: Drops,
-    rng: fastrand::Rng,
 }
 
 struct Slot {
@@ -73,6 +69,37 @@ struct Slot {
     indices: [Option<u32>; 2],
 }
 
+/// What the peers share: where they write to, and what they draw from.
+struct Common {
+    /// What is sent once more to peers that missed it; none in a device without gossip.
+    gossip: Option<GossipChange>,
+    datagrams: Outbox<Envelope>,
+    events: VecDeque<Event>,
+    rng: fastrand::Rng,
+}
+
+impl Common {
+    fn new(seed: u64) -> Self {
+        Self {
+            gossip: None,
+            datagrams: Outbox::new(),
+            events: VecDeque::new(),
+            rng: fastrand::Rng::with_seed(seed),
+        }
+    }
+
+    fn context(&mut self, now: Instant, id: PeerId) -> Context<'_> {
+        Context {
+            now,
+            id,
+            resend: self.gossip.map(|gossip| gossip.resend),
+            datagrams: &mut self.datagrams,
+            events: &mut self.events,
+            rng: &mut self.rng,
+        }
+    }
+}
+
 impl Device {
     /// Makes a device without a key and without peers. `seed` feeds indices and jitter, no key.
     pub fn new(seed: u64) -> Self {
@@ -81,7 +108,6 @@ impl Device {
             identity: None,
             mtu: DEFAULT_MTU.into(),
             listen_port: 0,
-            gossip: None,
             underlay_open: true,
             start_patience: START_PATIENCE,
             peers: BTreeMap::new(),
@@ -90,12 +116,10 @@ impl Device {
             by_index: HashMap::new(),
             allowed_ips: AllowedIps::default(),
             deadlines: BinaryHeap::new(),
-            datagrams: Outbox::new(),
+            common: Common::new(seed),
             packets: Outbox::new(),
-            events: VecDeque::new(),
             load: Load::new(),
             drops: Drops::default(),
-            rng: fastrand::Rng::with_seed(seed),
         }
     }
 
@@ -121,7 +145,8 @@ impl Device {
         if udp.is_some_and(|udp| self.is_our_own_datagram(addresses.destination, udp)) {
             return self.drops.count(DropReason::RoutingLoop);
         }
-        let gossip = self.gossip.zip(udp).is_some_and(|(gossip, udp)| udp.may_go_to(gossip.port));
+        let gossip =
+            self.common.gossip.zip(udp).is_some_and(|(gossip, udp)| udp.may_go_to(gossip.port));
         // Never past the MTU: a datagram just as long as the path carries must not grow (kernel:
         // send.c, calculate_skb_padding).
         let padded = len.next_multiple_of(PADDING).min(self.mtu.max(len)).min(buffer.len());
@@ -170,7 +195,7 @@ impl Device {
 
     /// The next datagram for the underlay.
     pub fn poll_transmit(&mut self) -> Option<Transmit<'_>> {
-        let (Envelope { peer, to, ecn }, datagram) = self.datagrams.pop()?;
+        let (Envelope { peer, to, ecn }, datagram) = self.common.datagrams.pop()?;
         Some(Transmit { peer, to, ecn, datagram })
     }
 
@@ -181,7 +206,7 @@ impl Device {
 
     /// The next event.
     pub fn poll_event(&mut self) -> Option<Event> {
-        self.events.pop_front()
+        self.common.events.pop_front()
     }
 
     /// Tells that a datagram of `len` bytes for this peer could not be sent.
@@ -279,29 +304,14 @@ impl Device {
     ) -> Result<(), DropReason> {
         let id = self.peer_of(receiver)?;
         let slot = self.peers.get_mut(&id).ok_or(DropReason::UnknownIndex)?;
-        let mut cx = Context {
-            now,
-            id,
-            resend: self.gossip.map(|gossip| gossip.resend),
-            datagrams: &mut self.datagrams,
-            events: &mut self.events,
-            rng: &mut self.rng,
-        };
+        let mut cx = self.common.context(now, id);
         let out = self.packets.place(data.len());
-        let opened = slot.peer.receive_data(&mut cx, from, data, out);
-        let result = match opened {
+        let result = match slot.peer.receive_data(&mut cx, from, data, out) {
             Ok(Opened::Keepalive) => Ok(None),
             Ok(Opened::Malformed) => Err(DropReason::MalformedInner),
             Ok(Opened::Packet(len)) => {
                 let packet = out.get_mut(..len).unwrap_or_default();
-                match Addresses::of(packet) {
-                    None => Err(DropReason::MalformedInner),
-                    Some(inner) if self.allowed_ips.route(inner.source) != Some(id) => {
-                        Err(DropReason::DisallowedSource)
-                    }
-                    Some(_) if !Ecn::decapsulate(ecn, packet) => Err(DropReason::CongestionMarked),
-                    Some(_) => Ok(Some(len)),
-                }
+                admit_inner(&self.allowed_ips, id, ecn, packet).map(|()| Some(len))
             }
             Err(reason) => Err(reason),
         };
@@ -326,9 +336,9 @@ impl Device {
         if identity.check_mac2(source, message, &mut reply).is_ok() {
             return self.load.pass_proven(now, source);
         }
-        self.datagrams.place(reply.len()).copy_from_slice(&reply);
+        self.common.datagrams.place(reply.len()).copy_from_slice(&reply);
         let envelope = Envelope { peer: None, to: from, ecn: Ecn::NotCapable };
-        self.datagrams.push(envelope, reply.len());
+        self.common.datagrams.push(envelope, reply.len());
         Err(DropReason::UnderLoad)
     }
 
@@ -359,14 +369,7 @@ impl Device {
         run: impl FnOnce(&mut Peer, &mut Context<'_>) -> R,
     ) -> Option<R> {
         let slot = self.peers.get_mut(&id)?;
-        let mut cx = Context {
-            now,
-            id,
-            resend: self.gossip.map(|gossip| gossip.resend),
-            datagrams: &mut self.datagrams,
-            events: &mut self.events,
-            rng: &mut self.rng,
-        };
+        let mut cx = self.common.context(now, id);
         let result = run(&mut slot.peer, &mut cx);
         Self::schedule(&mut self.deadlines, id, slot);
         Some(result)
@@ -386,4 +389,19 @@ impl Device {
             deadlines.push(Reverse((at, id)));
         }
     }
+}
+
+/// Checks what a peer has sealed: its source must route back to that peer. Takes the outer header's mark
+/// over.
+fn admit_inner(
+    allowed_ips: &AllowedIps,
+    peer: PeerId,
+    outer: Ecn,
+    packet: &mut [u8],
+) -> Result<(), DropReason> {
+    let inner = Addresses::of(packet).ok_or(DropReason::MalformedInner)?;
+    if allowed_ips.route(inner.source) != Some(peer) {
+        return Err(DropReason::DisallowedSource);
+    }
+    Ecn::decapsulate(outer, packet).then_some(()).ok_or(DropReason::CongestionMarked)
 }

@@ -20,7 +20,7 @@ impl Device {
                 Change::PrivateKey(key) => self.set_private_key(now, key),
                 Change::Mtu(mtu) => self.mtu = mtu.into(),
                 Change::Gossip(gossip) => {
-                    self.gossip = Some(gossip).filter(|gossip| !gossip.resend.is_zero());
+                    self.common.gossip = Some(gossip).filter(|gossip| !gossip.resend.is_zero());
                 }
                 Change::RemoveAllPeers => {
                     let all: Vec<PeerId> = self.peers.keys().copied().collect();
@@ -154,7 +154,7 @@ impl Device {
 
     fn unused_index(&mut self) -> u32 {
         loop {
-            let index = self.rng.u32(..1 << 24);
+            let index = self.common.rng.u32(..1 << 24);
             if !self.by_index.contains_key(&index) {
                 return index;
             }
