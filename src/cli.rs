@@ -33,7 +33,7 @@ pub struct Arguments {
     /// A bare device, as `wireguard-go NAME` makes it: without key, address and
     /// peers, which `wg` and `ip` give it. It goes to the background, and ends when
     /// the interface is deleted.
-    #[arg(value_name = "NAME", value_parser = values::interface_name, verbatim_doc_comment)]
+    #[arg(value_name = "NAME", value_parser = values::interface_name)]
     pub name: Option<String>,
     /// With NAME: stay in the foreground
     #[arg(short, long, requires = "name")]
