@@ -9,6 +9,7 @@
 //! - [`start`]: both ends start and send at the same instant, 200 times
 //! - [`interop`]: wireguard-go at the other end
 //! - [`bare`]: `hushwire NAME` under `wg`, `wg-quick` and `ip`; [`bare_settings`]: what `wg` sets and shows
+//! - [`names`]: endpoints that are names
 //! - [`hostile`]: junk, forgeries and replays at the underlay port
 //! - [`lifecycle`]: reload, left-overs, second daemons, descriptors, memory
 #![allow(clippy::disallowed_methods, reason = "a test reads the clock and the environment")]
@@ -20,6 +21,7 @@ mod cluster;
 mod hostile;
 mod interop;
 mod lifecycle;
+mod names;
 mod recovery;
 mod start;
 #[path = "../support/mod.rs"]
