@@ -1,4 +1,5 @@
-//! The life of `hushwire up` (and in bare.rs that of `hushwire NAME`): open the sockets, attach the interface, run, leave nothing behind.
+//! The life of `hushwire up`, and in bare.rs that of `hushwire NAME`: open the sockets, attach the
+//! interface, run, leave nothing behind.
 //!
 //! A tokio runtime of one thread waits here for signals, for the control socket, for names to be
 //! resolved and for what the packet loop tells, and answers with [`Change`]s. It never touches a
