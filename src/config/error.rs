@@ -220,14 +220,21 @@ fn escaped(text: &str) -> String {
 }
 
 /// Whether a text may be a key, if one with a few characters lost or doubled: 64 digits of
-/// hexadecimal, or about 44 characters of base64. A path of letters and slashes alone is none.
+/// hexadecimal, or about 44 characters of base64. A path of letters and slashes alone is none. A key
+/// with something before or behind it is told by the sign at its end, which paths do not have.
 pub(super) fn may_be_key(text: &str) -> bool {
     let text = text.trim();
     let hex = text.len() >= 60 && text.bytes().all(|b| b.is_ascii_hexdigit());
     let base64 = (40..=48).contains(&text.len())
         && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"+/=".contains(&b))
         && (text.ends_with('=') || text.contains('+') || text.bytes().any(|b| b.is_ascii_digit()));
-    hex || base64
+    hex || base64 || holds_key(text)
+}
+
+fn holds_key(text: &str) -> bool {
+    let is_digit = |b: &u8| b.is_ascii_alphanumeric() || b"+/".contains(b);
+    let digits = |piece: &str| piece.bytes().rev().take_while(is_digit).count();
+    text.match_indices('=').any(|(at, _)| text.get(..at).is_some_and(|piece| digits(piece) >= 40))
 }
 
 #[cfg(test)]
@@ -251,6 +258,23 @@ mod tests {
         assert_eq!(shown(&"0f".repeat(32)), "(a key, not shown)");
         assert_eq!(shown("machine1.example.org:51820"), "\"machine1.example.org:51820\"");
         let path = "/etc/hushwire/private/keys/of/this/machine";
+        assert_eq!(shown(path), format!("\"{path}\""));
+    }
+
+    /// Two lines pasted into one, or a line of another program's file, showed the key in the error.
+    #[test]
+    fn a_key_with_something_before_or_behind_it_is_not_shown() {
+        let key = "yAnz5TF+lXXJte14tji3zlMNq+hd2rYUIgJBgB3fBmk=";
+        for text in [
+            format!("{key}{key}"),
+            format!("{key} # machine1"),
+            format!("PrivateKey = {key}"),
+            format!("/etc/hushwire/{key}"),
+            format!("é{}…", &key[3..]),
+        ] {
+            assert_eq!(shown(&text), "(a key, not shown)", "{text}");
+        }
+        let path = "/etc/hushwire/keys/of/this/machine/a=b";
         assert_eq!(shown(path), format!("\"{path}\""));
     }
 
