@@ -203,6 +203,12 @@ pub(super) fn shown(text: &str) -> String {
     }
 }
 
+/// A value that stands without quotes, such as a number: the parser takes what comes for one and only
+/// complains.
+pub(super) fn shown_bare(text: &str) -> String {
+    if may_be_key(text) { "(a key, not shown)".to_owned() } else { escaped(text) }
+}
+
 fn escaped(text: &str) -> String {
     let mut out = String::new();
     for (index, character) in text.chars().enumerate() {

@@ -8,7 +8,7 @@ use std::ops::RangeInclusive;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use super::error::{Complaint, Placed, Report, shown};
+use super::error::{Complaint, Placed, Report, shown, shown_bare};
 
 /// The keys of a section.
 pub(super) struct Keys {
@@ -154,7 +154,8 @@ impl<'d> Item<'d> {
         match number.filter(|number| range.contains(number)).map(T::try_from) {
             Some(Ok(number)) => Some(number),
             _ => {
-                let complaint = Complaint::new(format!("{integer} is out of range"));
+                let given = shown_bare(&integer.to_string());
+                let complaint = Complaint::new(format!("{given} is out of range"));
                 report.add(self.at, self.key, complaint.allowed(allowed).hint(hint));
                 None
             }
@@ -165,8 +166,10 @@ impl<'d> Item<'d> {
     pub(super) fn wrong_type(self, allowed: &str, report: &mut Report<'_>) {
         let given = match self.value {
             DeValue::String(text) => format!("{} is a string", shown(text)),
-            DeValue::Integer(number) => format!("{number} is a number"),
-            DeValue::Float(number) => format!("{number} is not a whole number"),
+            DeValue::Integer(number) => format!("{} is a number", shown_bare(&number.to_string())),
+            DeValue::Float(number) => {
+                format!("{} is not a whole number", shown_bare(&number.to_string()))
+            }
             DeValue::Boolean(value) => format!("{value} is a boolean"),
             DeValue::Datetime(date) => format!("{date} is a date or a time"),
             DeValue::Array(_) => "this is a list".to_owned(),

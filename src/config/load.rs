@@ -370,6 +370,19 @@ mod tests {
         assert_eq!(keys.collect::<Vec<_>>(), [Some(psk(2)), Some(psk(1))]);
     }
 
+    /// A value without quotes went to the terminal as it was: an escape sequence, or a key.
+    #[test]
+    fn a_value_without_quotes_does_not_reach_the_terminal_as_it_is() {
+        let key = "0f".repeat(32);
+        for value in ["9_9\u{1b}6", "4_294_967_29\0", "1_0.\u{7}5", &key, &key.replace('f', "1")] {
+            for line in ["[interface]\nfwmark", "[interface]\nname", "[gossip]\nport"] {
+                let error = load_text(&format!("{line} = {value}\n")).unwrap_err();
+                assert!(!error.contains(|c: char| c.is_control() && c != '\n'), "{error:?}");
+                assert!(!error.contains(value), "{error}");
+            }
+        }
+    }
+
     #[test]
     fn shipped_example_loads_as_it_is_and_with_each_default_written_out() {
         let key = |number| machine(number).public_key().to_string();
