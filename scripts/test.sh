@@ -10,7 +10,7 @@ readonly USAGE='usage: scripts/test.sh [--quick]
 # Tests whose names hold these words take long: a rekey comes after two minutes.
 readonly SLOW=(rekey before_the_tunnel start_on_both_sides)
 readonly PROGRAMS='ip:iproute2 unshare:util-linux nsenter:util-linux setpriv:util-linux
-  ping:iputils-ping wg:wireguard-tools wireguard-go:wireguard-go cc:gcc
+  ping:iputils-ping wg:wireguard-tools wireguard-go:wireguard-go cc:gcc c++:g++
   prometheus-alertmanager:prometheus-alertmanager'
 
 main() {
@@ -24,15 +24,16 @@ main() {
   PATH=$PATH:${CARGO_HOME:-$HOME/.cargo}/bin
 
   part 'programs' programs
-  part 'format' cargo fmt --check
+  part 'format' format
   part 'lints' cargo clippy --locked --all-targets --quiet -- -D warnings
   part 'documentation' documentation
   part 'build of the tests' cargo test --locked --no-run --quiet
   part 'tests' tests
   part 'virtual time' virtual_time
+  [[ -n $quick ]] || part 'fuzz' fuzz
   echo
   printf '%s\n' "${took[@]}"
-  [[ -z $quick ]] || echo "left out by --quick: tests named *${SLOW[*]}*"
+  [[ -z $quick ]] || echo "left out by --quick: fuzz, tests named *${SLOW[*]}*"
   echo 'All good.'
 }
 
@@ -73,6 +74,10 @@ programs() {
   echo 'all there'
 }
 
+format() {
+  cargo fmt --check && cargo fmt --check --manifest-path tests/fuzz/Cargo.toml
+}
+
 documentation() {
   RUSTDOCFLAGS='-D warnings' cargo doc --locked --no-deps --quiet
 }
@@ -102,6 +107,12 @@ tests() {
   # Most of these tests wait for something most of the time: more of them than processors.
   "${namespace[@]}" sh -c 'ip link set lo up && exec "$@"' - \
     cargo test --locked --offline --quiet -- --test-threads=4 --show-output "${skip[@]}"
+}
+
+# A minute a target finds what is new and near; `scripts/fuzz.sh 3600` looks further.
+fuzz() {
+  cargo clippy --locked --quiet --manifest-path tests/fuzz/Cargo.toml --target-dir target/fuzz \
+    -- -D warnings && scripts/fuzz.sh 60
 }
 
 main "$@"
