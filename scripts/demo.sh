@@ -7,7 +7,7 @@
 set -euo pipefail
 
 readonly GOSSIP='disk 7 of db3 is out until Friday 18:00 - ask Mahdi, not Zoe'
-readonly PROGRAMS='ip:iproute2 unshare:util-linux nsenter:util-linux setpriv:util-linux
+readonly PROGRAMS='ip:iproute2 mount:mount unshare:util-linux nsenter:util-linux setpriv:util-linux
   tcpdump:tcpdump curl:curl cc:build-essential prometheus-alertmanager:prometheus-alertmanager'
 
 main() {

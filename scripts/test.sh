@@ -9,7 +9,7 @@ readonly USAGE='usage: scripts/test.sh [--quick]
   --quick  leaves out the tests that take over half a minute'
 # Tests whose names hold these words take long: a rekey comes after two minutes.
 readonly SLOW=(rekey before_the_tunnel start_on_both_sides)
-readonly PROGRAMS='ip:iproute2 unshare:util-linux nsenter:util-linux setpriv:util-linux
+readonly PROGRAMS='ip:iproute2 mount:mount unshare:util-linux nsenter:util-linux setpriv:util-linux
   ping:iputils-ping wg:wireguard-tools wireguard-go:wireguard-go cc:build-essential c++:g++
   prometheus-alertmanager:prometheus-alertmanager'
 
