@@ -11,7 +11,7 @@ use hushwire::wireguard::{
 };
 use wire::{Delivery, Station, Wire, kind, peer, preshared, udp};
 
-fn seconds(n: u64) -> Duration {
+const fn seconds(n: u64) -> Duration {
     Duration::from_secs(n)
 }
 
@@ -603,10 +603,12 @@ fn a_peer_is_announced_when_it_comes_up_and_not_at_every_rekey() {
     assert_eq!(ups(&wire.a.events), 2, "{:?}", wire.a.events);
 }
 
-/// The device keeps gossip for 30 s, port 9094 as in all packets here.
+/// Gossip is kept for 30 s; port 9094 as in all packets here.
+const GOSSIP: Change = Change::Gossip(GossipChange { port: 9094, resend: seconds(30) });
+
+/// The first device keeps gossip.
 fn gossiping(mut wire: Wire) -> Wire {
-    let gossip = Change::Gossip(GossipChange { port: 9094, resend: seconds(30) });
-    wire.a.device.apply(wire.now, vec![gossip]);
+    wire.a.device.apply(wire.now, vec![GOSSIP]);
     wire
 }
 
@@ -635,6 +637,48 @@ fn gossip_sent_into_an_outage_arrives_when_the_link_is_back() {
     wire.b.send(wire.now, &udp("10.99.0.2", "10.99.0.1", b"still here"));
     wire.settle();
     assert_eq!(wire.b.received.len(), 10, "{:#?}", wire.ladder);
+}
+
+/// memberlist buries a member 4 s after it suspects it and is silent then: both ends wait to be spoken to.
+#[test]
+fn gossip_of_an_outage_arrives_when_nobody_says_anything_after_it() {
+    let mut wire = gossiping(Wire::connected());
+    wire.b.device.apply(wire.now, vec![GOSSIP]);
+    let back = udp("10.99.0.2", "10.99.0.1", b"back");
+    wire.a.send(wire.now, &gossip(7));
+    wire.b.send(wire.now, &back);
+    wire.pass_with(seconds(10), |_, _| Delivery::Lose);
+    wire.pass(Duration::from_millis(260));
+    assert_eq!(numbers(&wire.b.received), [7], "{:#?}", wire.ladder);
+    assert_eq!(wire.a.received, [back], "{:#?}", wire.ladder);
+    // It was heard, so it is not called any more.
+    let before = wire.ladder.len();
+    wire.pass(seconds(5));
+    assert_eq!(wire.ladder.len(), before, "{:#?}", wire.ladder);
+}
+
+#[test]
+fn a_silent_peer_is_called_after_a_probe_interval_and_for_as_long_as_gossip_is_kept() {
+    let mut wire = gossiping(Wire::connected());
+    let calls = |wire: &mut Wire, time: Duration| {
+        let mut calls = 0;
+        wire.pass_with(time, |from_a, datagram| {
+            calls += usize::from(from_a && kind(datagram) == "keepalive");
+            Delivery::Lose
+        });
+        calls
+    };
+    wire.a.send(wire.now, &gossip(1));
+    assert_eq!(calls(&mut wire, Duration::from_millis(1240)), 0);
+    assert_eq!(calls(&mut wire, Duration::from_millis(1010)), 5);
+    let rest = calls(&mut wire, seconds(28));
+    assert!((110..=112).contains(&rest), "{rest} calls in 28 s");
+    assert_eq!(calls(&mut wire, seconds(60)), 0, "{:#?}", wire.ladder);
+
+    // What is no gossip calls nobody.
+    let mut wire = Wire::connected();
+    wire.a.send(wire.now, &gossip(1));
+    assert_eq!(calls(&mut wire, seconds(9)), 0, "{:#?}", wire.ladder);
 }
 
 #[test]

@@ -33,6 +33,12 @@ const CONFIRM_TIMEOUT: Duration = Duration::from_secs(1);
 /// Initiations of one peer are answered no closer than this (`INITIATIONS_PER_SECOND` 50 in the
 /// kernel's messages.h).
 const INITIATION_SPACING: Duration = Duration::from_millis(20);
+/// Gossip unanswered for so long means that the peer may be cut off. In a cluster of two or three both
+/// ends probe once a second, so in good times a peer is heard before.
+const SILENT_AFTER: Duration = Duration::from_millis(1250);
+/// How often a silent peer is then told that we are here. Its gossip waits for that and ours for its
+/// answer, and Alertmanager says nothing by itself for up to 10 s once it has buried a member.
+const SILENT_INTERVAL: Duration = Duration::from_millis(250);
 /// Keys are wiped this long after they were made. The second is for boringtun, which wipes what is older
 /// than 180 s, not what is as old, and reads a clock of its own.
 const WIPE_AFTER: Duration = REJECT_AFTER_TIME.saturating_add(Duration::from_secs(1));
@@ -162,6 +168,8 @@ impl Peer {
         } else if self.seal(cx, packet) {
             if gossip {
                 self.resend.push(cx.now, packet, false);
+                // Not cleared when it is heard: a timer that is moved by every packet costs.
+                self.timers.set_once(Timer::Silent, cx.now + SILENT_AFTER);
             }
             self.data_sent(cx);
         } else if gossip {
@@ -293,6 +301,7 @@ impl Peer {
                     self.forget_source();
                     self.want_handshake(cx);
                 }
+                Timer::Silent => self.call(cx),
                 Timer::PersistentKeepalive => {
                     if !self.seal(cx, &[]) {
                         self.want_handshake(cx);
@@ -377,6 +386,18 @@ impl Peer {
                 self.counters.gossip_resent += 1;
                 self.data_sent(cx);
             }
+        }
+    }
+
+    /// Calls a peer that leaves gossip unanswered, for as long as there is something to send again.
+    /// Without a session the handshake's retries do that.
+    fn call(&mut self, cx: &mut Context<'_>) {
+        let Some(oldest) = self.resend.oldest() else { return };
+        if cx.now < oldest + SILENT_AFTER {
+            self.timers.set(Timer::Silent, oldest + SILENT_AFTER);
+        } else if cx.resend.is_some_and(|age| self.resend.waits(cx.now, age)) && self.seal(cx, &[])
+        {
+            self.timers.set(Timer::Silent, cx.now + SILENT_INTERVAL);
         }
     }
 

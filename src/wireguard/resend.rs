@@ -61,6 +61,16 @@ impl Resend {
         self.due = !self.sent.is_empty();
     }
 
+    /// When the first packet that the peer has not answered was sent.
+    pub(super) fn oldest(&self) -> Option<Instant> {
+        self.sent.front().map(|(at, _)| *at)
+    }
+
+    /// Whether something is kept for the peer that is not older than `age`.
+    pub(super) fn waits(&self, now: Instant, age: Duration) -> bool {
+        self.sent.back().is_some_and(|(at, _)| now.saturating_duration_since(*at) <= age)
+    }
+
     /// Takes what the peer missed, none of it older than `age`, packet by packet.
     pub(super) fn take_due(&mut self, now: Instant, age: Duration) -> Option<Vec<u8>> {
         while self.due {

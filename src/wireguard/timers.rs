@@ -11,6 +11,9 @@ pub(super) enum Timer {
     Keepalive,
     /// Data went out and nothing came back: the session may be gone on the other side.
     Unanswered,
+    /// Gossip went out and nothing came back: the peer may be cut off, and is to learn at once that
+    /// it no longer is.
+    Silent,
     /// The configured persistent keepalive is due.
     PersistentKeepalive,
     /// The initiator did not use the session that we answered: our response may be lost.
@@ -19,10 +22,11 @@ pub(super) enum Timer {
     Expire,
 }
 
-const TIMERS: [Timer; 6] = [
+const TIMERS: [Timer; 7] = [
     Timer::Retry,
     Timer::Keepalive,
     Timer::Unanswered,
+    Timer::Silent,
     Timer::PersistentKeepalive,
     Timer::Unconfirmed,
     Timer::Expire,
