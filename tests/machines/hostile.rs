@@ -9,8 +9,8 @@ use crate::support::capture::{Capture, HOP_BY_HOP, ICMPV6};
 use crate::support::forwarder::{Forwarder, stand_in};
 use crate::support::lab::{Family, Lab, overlay, underlay};
 use crate::support::message::Message;
+use crate::support::neighbour::{Neighbour, Program, Wishes};
 use crate::support::tunnel::{Identity, Tunnel, shared_file};
-use crate::support::wireguard_go::WireguardGo;
 use crate::support::{seconds, wait_for};
 
 /// How many hostile datagrams are sent.
@@ -160,7 +160,8 @@ fn a_packet_from_a_source_that_is_not_the_peers_is_dropped_and_counted() {
     let mut tunnel = Tunnel::start(lab.machine(1), &identities[0], &file);
     tunnel.wait_until_attached();
     let liar = lab.machine(2);
-    let _neighbour = WireguardGo::start(liar, &identities[1], &[&identities[0]], None);
+    let (own, peers, wishes) = (&identities[1], [&identities[0]], Wishes::default());
+    let _neighbour = Neighbour::start(Program::WireguardGo, liar, own, &peers, wishes);
     liar.run("ping", &["-c", "1", "-W", "10", &overlay(1, Family::V4)]);
     let inside = Capture::start(lab.machine(1), "hush0");
     liar.ip("addr add 10.99.0.77/32 dev wg0");

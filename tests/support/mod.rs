@@ -3,7 +3,7 @@
 //! - [`machine`]: a machine is a network and a mount namespace held open by one child process
 //! - [`lab`]: machines on one switch; the topology is drawn there
 //! - [`tunnel`]: hushwire in a machine, and the one file that all machines share
-//! - [`wireguard_go`]: Debian's wireguard-go in a machine, the neighbour that hushwire must get on with
+//! - [`neighbour`]: wireguard-go or boringtun-cli in a machine, which hushwire must get on with
 //! - [`alertmanager`]: a stock Alertmanager in a machine, spoken to over its HTTP interface ([`http`])
 //! - [`forwarder`]: a wire between two tunnels that loses, delays, repeats and writes down a ladder
 //! - [`capture`]: what really was on a wire; [`message`] names WireGuard messages
@@ -19,9 +19,9 @@ pub(crate) mod http;
 pub(crate) mod lab;
 pub(crate) mod machine;
 pub(crate) mod message;
+pub(crate) mod neighbour;
 pub(crate) mod process;
 pub(crate) mod tunnel;
-pub(crate) mod wireguard_go;
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};

@@ -5,7 +5,7 @@
 //! is killed, by the kernel (`PR_SET_PDEATHSIG`, set by `setpriv`).
 
 use std::fs::File;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::time::{Duration, Instant};
 
@@ -30,9 +30,13 @@ const PACKAGES: &[(&str, &str)] = &[
 /// Panics, naming the Debian package, if a program is not there: never a silent skip.
 pub(crate) fn need(program: &str) {
     let path = std::env::var_os("PATH").unwrap_or_default();
-    let found = program.starts_with('/')
+    let found = Path::new(program).is_file()
         || std::env::split_paths(&path).any(|directory| directory.join(program).is_file());
     if !found {
+        assert!(
+            !program.ends_with("/boringtun-cli"),
+            "{program} is not there: run scripts/test.sh, which installs it from crates.io"
+        );
         let package = PACKAGES.iter().find(|(name, _)| *name == program);
         let package = package.map_or(program, |(_, package)| package);
         panic!(
