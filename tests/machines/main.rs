@@ -7,7 +7,8 @@
 //! - [`cluster`]: two and three Alertmanagers gossip, in every mix of families and every size
 //! - [`recovery`]: tunnels are killed, moved and started late; no member is lost
 //! - [`start`]: both ends start and send at the same instant, 200 times
-//! - [`interop`]: wireguard-go at the other end
+//! - [`interop`]: wireguard-go and boringtun-cli at the other end
+//! - [`outage`]: what was silenced in an outage is there when it ends
 //! - [`bare`]: `hushwire NAME` under `wg`, `wg-quick` and `ip`; [`bare_settings`]: what `wg` sets and shows
 //! - [`names`]: endpoints that are names
 //! - [`hostile`]: junk, forgeries and replays at the underlay port
@@ -22,6 +23,7 @@ mod hostile;
 mod interop;
 mod lifecycle;
 mod names;
+mod outage;
 mod recovery;
 mod start;
 #[path = "../support/mod.rs"]

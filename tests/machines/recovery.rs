@@ -91,7 +91,7 @@ fn survives_a_loss(message: Message) {
 }
 
 /// Two machines, each of which takes a forwarder on the switch for the other.
-fn over_a_forwarder(lab: &Lab) -> (Forwarder, Vec<Identity>) {
+pub(crate) fn over_a_forwarder(lab: &Lab) -> (Forwarder, Vec<Identity>) {
     let mut identities = Identity::all(2, Family::V4, &[Family::V4]);
     for (number, identity) in (1..).zip(&mut identities) {
         identity.endpoint = Some(stand_in(number));

@@ -28,6 +28,8 @@ pub(crate) fn stand_in(number: usize) -> String {
 /// What happens to datagrams; all off at first.
 #[derive(Default)]
 pub(crate) struct Rules {
+    /// Loses everything.
+    pub(crate) cut: bool,
     /// Loses the next so many messages of one kind, in either direction.
     pub(crate) lose_next: Vec<(Message, usize)>,
     /// Holds every datagram for so long.
@@ -126,7 +128,7 @@ impl Shared {
         let message = Message::of(bytes);
         let mut rules = lock(&self.rules);
         let unlucky = rules.lose_next.iter_mut().find(|(kind, left)| *kind == message && *left > 0);
-        let lost = unlucky.map(|(_, left)| *left -= 1).is_some();
+        let lost = unlucky.map(|(_, left)| *left -= 1).is_some() || rules.cut;
         let rung = Rung {
             at: self.start.elapsed(),
             from: side + 1,
