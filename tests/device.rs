@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use hushwire::wireguard::{
     AllowedIpChange, Change, Device, DropReason, Ecn, Endpoint, Event, GossipChange, PeerChange,
-    PrivateKey, SessionState,
+    PrivateKey, SessionState, Source,
 };
 use wire::{Delivery, Station, Wire, kind, peer, preshared, udp};
 
@@ -294,6 +294,31 @@ fn peer_roams_to_a_new_endpoint_after_an_authenticated_packet() {
     assert_eq!(wire.b.peer(wire.now, &wire.a).endpoint, Some(wire.a.address));
     wire.b.received.clear();
     assert!(wire.both_ways(), "{:#?}", wire.ladder);
+}
+
+/// An address that had been deleted was used for ever where its prefix was still local (127.0.0.0/8), also
+/// after `wg set listen-port`, which has every other WireGuard choose its source anew.
+#[test]
+fn a_new_listen_port_or_mark_has_the_kernel_choose_the_source_anew() {
+    let mut wire = Wire::connected();
+    let source = Source { address: "192.0.2.77".parse().unwrap(), interface: 7 };
+    for (change, kept) in [
+        (Change::ListenPort(9999), None),
+        (Change::ListenPort(9999), Some(source)),
+        (Change::Fwmark(5), None),
+        (Change::Mtu(1400), Some(source)),
+    ] {
+        wire.b.send(wire.now, &udp("10.99.0.2", "10.99.0.1", b"question"));
+        let (_, datagram) = wire.b.sent.pop().expect("a session");
+        let from = Endpoint { address: wire.b.address, source: Some(source) };
+        wire.a.device.handle_udp(wire.now, from, Ecn::NotCapable, &datagram);
+        wire.a.device.apply(wire.now, vec![change.clone()]);
+        let mut packet = udp("10.99.0.1", "10.99.0.2", b"answer");
+        let len = packet.len();
+        wire.a.device.handle_tun(wire.now, &mut packet, len);
+        let sent = wire.a.device.poll_transmit().expect("a session");
+        assert_eq!(sent.to.source, kept, "after {change:?}");
+    }
 }
 
 #[test]

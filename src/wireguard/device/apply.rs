@@ -33,9 +33,21 @@ impl Device {
                 }
                 Change::Peer(change) => self.change_peer(now, change),
                 // The sockets belong to the packet loop.
-                Change::ListenPort(port) => self.listen_port = port,
-                Change::Fwmark(_) => {}
+                Change::ListenPort(port) => {
+                    if std::mem::replace(&mut self.listen_port, port) != port {
+                        self.forget_sources();
+                    }
+                }
+                Change::Fwmark(_) => self.forget_sources(),
             }
+        }
+    }
+
+    /// Lets the kernel choose anew where datagrams leave from: a new socket or another mark may have
+    /// other routes (kernel: netlink.c, set_port and wg_set_device).
+    fn forget_sources(&mut self) {
+        for slot in self.peers.values_mut() {
+            slot.peer.forget_source();
         }
     }
 
