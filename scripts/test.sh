@@ -13,7 +13,7 @@ readonly USAGE='usage: scripts/test.sh [--quick]
 readonly SLOW=(rekey before_the_tunnel start_on_both_sides silences_made_in_an_outage)
 readonly PROGRAMS='ip:iproute2 mount:mount unshare:util-linux nsenter:util-linux setpriv:util-linux
   ping:iputils-ping wg:wireguard-tools wireguard-go:wireguard-go cc:build-essential c++:g++
-  prometheus-alertmanager:prometheus-alertmanager'
+  prometheus-alertmanager:prometheus-alertmanager iperf3:iperf3 nft:nftables ss:iproute2'
 
 # The other neighbour that hushwire must get on with. Debian has none.
 readonly BORINGTUN=0.7.1
@@ -30,15 +30,19 @@ main() {
 
   part 'programs' programs
   part 'format' format
-  part 'lints' cargo clippy --locked --all-targets --quiet -- -D warnings
+  part 'lints' lints
   part 'documentation' documentation
   part 'build of the tests' cargo test --locked --no-run --quiet
   part 'tests' tests
   part 'virtual time' virtual_time
-  [[ -n $quick ]] || part 'fuzz' fuzz
+  if [[ -z $quick ]]; then
+    part 'fuzz' fuzz
+    part 'optimised build' cargo build --release --locked --quiet
+    part 'namespace suite' namespace_suite
+  fi
   echo
   printf '%s\n' "${took[@]}"
-  [[ -z $quick ]] || echo "left out by --quick: fuzz, tests named *${SLOW[*]}*"
+  [[ -z $quick ]] || echo "left out by --quick: fuzz, tests/netns, tests named *${SLOW[*]}*"
   echo 'All good.'
 }
 
@@ -87,6 +91,12 @@ format() {
   cargo fmt --check && cargo fmt --check --manifest-path tests/fuzz/Cargo.toml
 }
 
+# The namespace suite is no test of plain `cargo test`, and so none of all targets.
+lints() {
+  cargo clippy --locked --all-targets --quiet -- -D warnings &&
+    cargo clippy --locked --test netns --quiet -- -D warnings
+}
+
 documentation() {
   RUSTDOCFLAGS='-D warnings' cargo doc --locked --no-deps --quiet
 }
@@ -99,12 +109,24 @@ virtual_time() {
     cargo test "${package[@]}" --quiet -- --show-output
 }
 
-# Everything was built before: inside the namespace there is no way to a registry.
+# One test at a time: it measures.
+namespace_suite() {
+  cargo test --locked --test netns --no-run --quiet &&
+    in_namespaces cargo test --locked --offline --quiet --test netns -- --test-threads=1 --show-output
+}
+
 tests() {
-  local skip=() word namespace=(unshare --net --mount --propagation private)
+  local skip=() word
   if [[ -n $quick ]]; then
     for word in "${SLOW[@]}"; do skip+=(--skip "$word"); done
   fi
+  # Most of these tests wait for something most of the time: more of them than processors.
+  in_namespaces cargo test --locked --offline --quiet -- --test-threads=4 --show-output "${skip[@]}"
+}
+
+# Everything was built before: inside the namespace there is no way to a registry.
+in_namespaces() {
+  local namespace=(unshare --net --mount --propagation private)
   if ((EUID != 0)); then
     echo 'not root: the tests run inside a user namespace'
     namespace=(unshare --user --map-root-user --net --mount)
@@ -113,9 +135,7 @@ tests() {
     echo 'no namespaces to be had: run as root, or allow user namespaces to everybody' >&2
     return 1
   fi
-  # Most of these tests wait for something most of the time: more of them than processors.
-  "${namespace[@]}" sh -c 'ip link set lo up && exec "$@"' - \
-    cargo test --locked --offline --quiet -- --test-threads=4 --show-output "${skip[@]}"
+  "${namespace[@]}" sh -c 'ip link set lo up && exec "$@"' - "$@"
 }
 
 # A minute a target finds what is new and near; `scripts/fuzz.sh 3600` looks further.

@@ -17,10 +17,13 @@ use super::{Scratch, wait_for};
 /// Programs of Debian that the tests start, and the packages that bring them.
 const PACKAGES: &[(&str, &str)] = &[
     ("ip", "iproute2"),
+    ("iperf3", "iperf3"),
+    ("nft", "nftables"),
     ("nsenter", "util-linux"),
     ("ping", "iputils-ping"),
     ("prometheus-alertmanager", "prometheus-alertmanager"),
     ("setpriv", "util-linux"),
+    ("ss", "iproute2"),
     ("timeout", "coreutils"),
     ("unshare", "util-linux"),
     ("wg", "wireguard-tools"),
