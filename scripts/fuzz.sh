@@ -2,8 +2,8 @@
 # Builds the fuzz targets of tests/fuzz and runs each for SECONDS (60), guided by the code that an input
 # reaches: libFuzzer, with the compiler's coverage counters, which stable Rust has as well.
 #
-# Prints a line a target. A crash is kept in target/fuzz/findings, and how to run it again is printed.
-# What was found to reach new code is kept in target/fuzz/corpus, for the next run.
+# Two targets run at a time, and each prints a line. A crash is kept in target/fuzz/findings, and how to
+# run it again is printed. What was found to reach new code is kept in target/fuzz/corpus.
 set -euo pipefail
 
 readonly USAGE='usage: scripts/fuzz.sh [SECONDS [TARGET...]]'
@@ -31,8 +31,18 @@ main() {
 
   build
   printf '%-16s%12s%10s%10s%14s\n' target executions 'per s' coverage corpus
+  # One for each of two processors.
+  local running=()
   for target in "${targets[@]}"; do
-    run "$target" || failed=yes
+    run "$target" &
+    running+=($!)
+    if ((${#running[@]} == 2)); then
+      wait "${running[0]}" || failed=yes
+      running=("${running[1]}")
+    fi
+  done
+  for target in "${running[@]}"; do
+    wait "$target" || failed=yes
   done
   [[ -z $failed ]]
 }
