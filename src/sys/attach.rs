@@ -91,7 +91,7 @@ pub fn attach(request: &AttachRequest) -> Result<Attachment, AttachError> {
     let (mut tun, left_over) = claim(&mut kernel, device, interface)?;
     add_fail_closed(&mut kernel, interface, &request.fail_closed_prefixes())?;
     if left_over {
-        tun = replace(tun)?;
+        tun = replace(&mut kernel, tun)?;
     }
     let index = find(&mut kernel, tun.name())?.index;
     let mut work = Work { kernel, interface, index };
@@ -210,14 +210,15 @@ fn claim(
 }
 
 /// Makes a TUN anew: addresses, routes, settings and the wish to stay go with the old one.
-fn replace(tun: Tun) -> Result<Tun, AttachError> {
+fn replace(kernel: &mut Netlink, tun: Tun) -> Result<Tun, AttachError> {
     let interface = tun.name().to_owned();
-    // Our descriptor is the only one, so that the interface goes with it, before `drop` returns.
-    let made = tun.clear_persistent().and_then(|()| {
-        drop(tun);
-        Tun::create(&interface)
-    });
-    made.map_err(|error| AttachError::Tun { interface, error })
+    let failed = |error| AttachError::Tun { interface: interface.clone(), error };
+    tun.clear_persistent().map_err(failed)?;
+    // The interface goes with the last descriptor. Mostly that is ours; a child that another thread is
+    // starting just now has a copy until it runs its program, and the claim waits for that.
+    drop(tun);
+    let device = tun::open_device().map_err(failed)?;
+    claim(kernel, device, &interface).map(|(tun, _)| tun)
 }
 
 fn find(kernel: &mut Netlink, interface: &str) -> Result<Link, AttachError> {
