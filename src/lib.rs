@@ -16,6 +16,7 @@
 //!
 //! - [`wireguard`]: the protocol as pure state; no sockets, no files, no clock of its own
 //! - [`dataplane`]: the packet loop; one thread owns TUN, UDP sockets and `Device`; decides nothing
+//! - [`offload`]: large packets of the TUN, cut apart and joined; pure as well
 //! - [`sys`]: Linux; TUN, UDP, netlink, attaching an interface; the only `unsafe`
 //! - [`config`]: the TOML file becomes a `Config`, or every error at once with its place
 //! - [`daemon`]: the life of `hushwire up` and of a bare device; signals, reload, names, control socket
@@ -37,6 +38,7 @@ pub mod commands;
 pub mod config;
 pub mod daemon;
 pub mod dataplane;
+pub mod offload;
 pub mod status;
 pub mod sys;
 pub mod uapi;

@@ -1,0 +1,23 @@
+//! Large packets of the TUN: one read that is many packets inside, and many packets that are one write.
+//!
+//! A TUN with `IFF_VNET_HDR` puts a virtio header before each packet: [`Segments`] cuts what is larger
+//! than the MTU and finishes checksums on the way, [`Coalescer`] joins opened packets of one flow. The
+//! packet loop in `dataplane` is the only caller. No descriptors, no clock, no copy but the one into the
+//! place where a packet is sealed; bytes of a peer or of the kernel cannot panic here.
+#![cfg_attr(
+    not(test),
+    deny(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic)
+)]
+
+mod checksum;
+mod coalesce;
+mod flow;
+mod header;
+mod segment;
+
+pub use coalesce::{Coalescer, Group};
+pub use header::{
+    DATA_VALID, GSO_ECN, GSO_NONE, GSO_TCPV4, GSO_TCPV6, GSO_UDP, GSO_UDP_L4, NEEDS_CSUM,
+    VnetHeader,
+};
+pub use segment::{Segments, Unusable, finish_checksum};
