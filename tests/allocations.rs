@@ -8,6 +8,7 @@ use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 use std::time::Duration;
 
+use hushwire::offload::VnetHeader;
 use hushwire::wireguard::{Change, Device, Ecn, Endpoint, GossipChange};
 use wire::{Wire, udp};
 
@@ -55,12 +56,15 @@ fn carry(wire: &mut Wire, from_a: bool, buffer: &mut [u8], packet: &[u8]) {
         (wire.b.address, &mut wire.b.device, &mut wire.a.device)
     };
     buffer[..packet.len()].copy_from_slice(packet);
-    from.handle_tun(wire.now, buffer, packet.len());
+    from.handle_tun(wire.now, &VnetHeader::default(), buffer, packet.len());
     while let Some(transmit) = from.poll_transmit() {
-        to.handle_udp(wire.now, Endpoint::from(address), transmit.ecn, transmit.datagram);
+        for datagram in transmit.datagrams() {
+            to.handle_udp(wire.now, Endpoint::from(address), transmit.ecn, datagram);
+        }
     }
-    assert_eq!(to.poll_packet(), Some(packet));
-    assert_eq!(to.poll_packet(), None);
+    let received = to.poll_packet().unwrap();
+    assert!(received.parts().eq([packet]));
+    assert!(to.poll_packet().is_none());
     run_timeouts(to, wire.now);
 }
 

@@ -5,6 +5,7 @@ mod wire;
 
 use std::time::Duration;
 
+use hushwire::offload::VnetHeader;
 use hushwire::wireguard::{
     AllowedIpChange, Change, Device, DropReason, Ecn, Endpoint, Event, GossipChange, PeerChange,
     PrivateKey, SessionState, Source,
@@ -142,7 +143,7 @@ fn an_address_that_cannot_be_sent_to_is_passed_over_at_once() {
     wire.a.device.apply(wire.now, vec![Change::Peer(change)]);
     let failed = wire.a.device.poll_transmit().unwrap().peer;
     assert!(wire.a.device.poll_transmit().is_none());
-    wire.a.device.transmit_failed(wire.now, failed, 148);
+    wire.a.device.transmit_failed(wire.now, failed, 1, 148);
     assert_eq!(wire.a.peer(wire.now, &wire.b).tx_bytes, 0);
     assert_eq!(wire.a.device.next_timeout(), Some(wire.now));
     wire.a.timeout(wire.now);
@@ -315,7 +316,7 @@ fn a_new_listen_port_or_mark_has_the_kernel_choose_the_source_anew() {
         wire.a.device.apply(wire.now, vec![change.clone()]);
         let mut packet = udp("10.99.0.1", "10.99.0.2", b"answer");
         let len = packet.len();
-        wire.a.device.handle_tun(wire.now, &mut packet, len);
+        wire.a.device.handle_tun(wire.now, &VnetHeader::default(), &mut packet, len);
         let sent = wire.a.device.poll_transmit().expect("a session");
         assert_eq!(sent.to.source, kept, "after {change:?}");
     }
@@ -772,10 +773,10 @@ fn marked(inner: u8, outer: Ecn) -> (Ecn, Wire) {
     packet[1] = inner;
     packet.resize(packet.len() + 15, 0);
     let len = packet.len() - 15;
-    wire.a.device.handle_tun(wire.now, &mut packet, len);
+    wire.a.device.handle_tun(wire.now, &VnetHeader::default(), &mut packet, len);
     let transmit = wire.a.device.poll_transmit().unwrap();
     let (mark, from) = (transmit.ecn, Endpoint::from(wire.a.address));
-    wire.b.device.handle_udp(wire.now, from, outer, transmit.datagram);
+    wire.b.device.handle_udp(wire.now, from, outer, transmit.contents);
     wire.b.collect();
     (mark, wire)
 }

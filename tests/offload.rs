@@ -9,7 +9,7 @@ use std::ops::Range;
 
 use fastrand::Rng;
 use hushwire::offload::{
-    Coalescer, GSO_ECN, GSO_NONE, Segments, Unusable, VnetHeader, finish_checksum,
+    Coalescer, GSO_ECN, GSO_NONE, Offload, Segments, Unusable, VnetHeader, finish_checksum,
 };
 use inner::{ACK, CWR, FIN, Inner, PSH, SYN, UDP};
 
@@ -73,7 +73,7 @@ fn join(coalescer: &mut Coalescer, packets: &[Vec<u8>]) -> Vec<(VnetHeader, usiz
 
 #[test]
 fn segments_of_a_large_packet_are_joined_to_that_packet() {
-    let mut coalescer = Coalescer::new(true);
+    let mut coalescer = Coalescer::new(Offload::TcpAndUdp);
     let mut random = Rng::with_seed(2);
     for round in 0..2000 {
         let mut inner = Inner::any(&mut random);
@@ -99,7 +99,7 @@ fn segments_of_a_large_packet_are_joined_to_that_packet() {
 #[test]
 fn whatever_is_joined_comes_apart_again_in_the_order_of_each_flow() {
     let mut random = Rng::with_seed(3);
-    let mut coalescers = [Coalescer::new(false), Coalescer::new(true)];
+    let mut coalescers = [Coalescer::new(Offload::Tcp), Coalescer::new(Offload::TcpAndUdp)];
     let mut joined = 0;
     for round in 0..6000 {
         let stream = stream(&mut random);
@@ -273,7 +273,7 @@ fn a_udp_checksum_of_zero_is_written_as_all_ones() {
 #[test]
 fn bytes_that_make_no_sense_never_panic() {
     let mut random = Rng::with_seed(5);
-    let mut coalescer = Coalescer::new(true);
+    let mut coalescer = Coalescer::new(Offload::TcpAndUdp);
     let mut usable = 0;
     for _ in 0..60_000 {
         let mut inner = Inner::any(&mut random);

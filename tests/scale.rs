@@ -4,6 +4,7 @@
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::{Duration, Instant};
 
+use hushwire::offload::VnetHeader;
 use hushwire::wireguard::{
     AllowedIpChange, Change, Device, DropReason, Ecn, Endpoint, PeerChange, PrivateKey, PublicKey,
     SessionState,
@@ -78,7 +79,9 @@ impl Star {
             for (n, spoke) in (1..).zip(&mut self.spokes) {
                 while let Some(transmit) = spoke.poll_transmit() {
                     let from = Endpoint::from(spoke_address(n));
-                    self.hub.handle_udp(self.now, from, Ecn::NotCapable, transmit.datagram);
+                    for datagram in transmit.datagrams() {
+                        self.hub.handle_udp(self.now, from, Ecn::NotCapable, datagram);
+                    }
                     moved = true;
                 }
             }
@@ -87,7 +90,9 @@ impl Star {
                 let n = u32::from(*to.ip()) - 0xc612_0000;
                 let from = Endpoint::from(hub_address());
                 let spoke = &mut self.spokes[n as usize - 1];
-                spoke.handle_udp(self.now, from, Ecn::NotCapable, transmit.datagram);
+                for datagram in transmit.datagrams() {
+                    spoke.handle_udp(self.now, from, Ecn::NotCapable, datagram);
+                }
                 moved = true;
             }
             while self.hub.poll_packet().is_some() {
@@ -140,7 +145,7 @@ fn a_thousand_peers_shake_hands_and_an_idle_hub_sleeps() {
 
     for n in 1..=PEERS {
         let mut buffer = packet(n, 0);
-        star.spokes[n as usize - 1].handle_tun(star.now, &mut buffer, 28);
+        star.spokes[n as usize - 1].handle_tun(star.now, &VnetHeader::default(), &mut buffer, 28);
     }
     assert_eq!(star.settle(), PEERS as usize);
 
@@ -184,7 +189,7 @@ fn what_a_bogus_datagram_costs() {
     let mut stranger = Device::new(99);
     let own = Change::PrivateKey(Some(key(77_777)));
     stranger.apply(star.now, vec![own, peer(star.hub_key, 0, Some(hub_address()))]);
-    let genuine = stranger.poll_transmit().unwrap().datagram.to_vec();
+    let genuine = stranger.poll_transmit().unwrap().contents.to_vec();
     star.hub.handle_udp(star.now, Endpoint::from(spoke_address(1)), Ecn::NotCapable, &[0; 148]);
 
     let mut wrong_mac = genuine.clone();

@@ -8,6 +8,7 @@
 
 use std::ops::Range;
 
+use super::Offload;
 use super::checksum::{fold, pseudo_header, sum};
 use super::flow::{Class, Flow, Joins, Segment, TCP, UDP};
 use super::header::{GSO_TCPV4, GSO_TCPV6, GSO_UDP_L4, NEEDS_CSUM, VnetHeader};
@@ -17,8 +18,8 @@ use super::header::{GSO_TCPV4, GSO_TCPV6, GSO_UDP_L4, NEEDS_CSUM, VnetHeader};
 const MAX_LEN: usize = 65_535;
 /// UDP_MAX_SEGMENTS (include/linux/udp.h) of the kernels before 6.9: a longer one is refused.
 const MAX_DATAGRAMS: usize = 64;
-/// UIO_MAXIOV (include/uapi/linux/uio.h), less one for the virtio header.
-const MAX_PARTS: usize = 1023;
+/// Parts of one write. The kernel takes more (UIO_MAXIOV), but at the usual size 48 fill a packet.
+const MAX_PARTS: usize = 64;
 
 /// One write to the TUN.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,7 +33,7 @@ pub struct Group<'a> {
 /// Plans the writes of one batch after the other in the same memory.
 #[derive(Debug)]
 pub struct Coalescer {
-    udp: bool,
+    offload: Offload,
     packets: Vec<Packet>,
     plans: Vec<Plan>,
     parts: Vec<Range<usize>>,
@@ -47,10 +48,15 @@ struct Packet {
 }
 
 impl Coalescer {
-    /// Datagrams are joined only with `udp`: the TUN has to know USO (`TUN_F_USO4`, Linux 6.2).
-    pub fn new(udp: bool) -> Self {
+    /// Joins what this offload allows.
+    pub fn new(offload: Offload) -> Self {
         let table = Table::new();
-        Self { udp, packets: Vec::new(), plans: Vec::new(), parts: Vec::new(), table }
+        Self { offload, packets: Vec::new(), plans: Vec::new(), parts: Vec::new(), table }
+    }
+
+    /// Joins what another offload allows from now on.
+    pub fn set_offload(&mut self, offload: Offload) {
+        self.offload = offload;
     }
 
     /// Groups the packets, given as ranges of the buffer in their order, and patches the headers of
@@ -67,7 +73,7 @@ impl Coalescer {
         let mut packets = packets.into_iter();
         let Some(first) = packets.next() else { return };
         let Some(second) = packets.next() else {
-            self.plans.push(Plan::lone());
+            self.plans.push(Plan { next_part: 1, ..Plan::lone() });
             self.parts.push(first);
             return;
         };
@@ -83,18 +89,24 @@ impl Coalescer {
 
     /// The writes that were planned, in their order.
     pub fn groups(&self) -> impl Iterator<Item = Group<'_>> {
-        let mut rest = self.parts.as_slice();
-        self.plans.iter().map_while(move |plan| {
-            let (parts, others) = rest.split_at_checked(plan.packets)?;
-            rest = others;
-            Some(Group { header: plan.header, parts })
-        })
+        (0..).map_while(|index| self.group(index))
+    }
+
+    /// One of the writes that were planned, from 0 on in their order.
+    pub fn group(&self, index: usize) -> Option<Group<'_>> {
+        let plan = self.plans.get(index)?;
+        let parts = self.parts.get(plan.next_part.checked_sub(plan.packets)?..plan.next_part)?;
+        Some(Group { header: plan.header, parts })
     }
 
     /// Finds the group of the next packet.
     fn take(&mut self, buffer: &[u8], range: Range<usize>) {
         let packet = buffer.get(range.clone()).unwrap_or_default();
-        let segment = match Class::of(packet, self.udp) {
+        let class = match self.offload {
+            Offload::None => Class::Aside,
+            offload => Class::of(packet, offload == Offload::TcpAndUdp),
+        };
+        let segment = match class {
             Class::Segment(segment) => segment,
             class => {
                 if class == Class::Barrier {

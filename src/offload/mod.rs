@@ -21,3 +21,15 @@ pub use header::{
     VnetHeader,
 };
 pub use segment::{Segments, Unusable, finish_checksum};
+
+/// What the TUN takes joined, and hands over uncut.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Offload {
+    /// Packets as they go over the wire.
+    #[default]
+    None,
+    /// Segments of TCP connections.
+    Tcp,
+    /// Datagrams of UDP, too (Linux 6.2).
+    TcpAndUdp,
+}

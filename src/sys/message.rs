@@ -78,9 +78,9 @@ impl RawAddress {
     }
 }
 
-/// Bytes of the two control messages that a datagram has: packet information, of which the IPv6 form is
-/// the larger, and the TOS or traffic class.
-const CONTROL_LEN: usize = space::<libc::in6_pktinfo>() + space::<libc::c_int>();
+/// Bytes of the three control messages that a datagram has: packet information, of which the IPv6 form is
+/// the larger, the TOS or traffic class, and the size of segments.
+const CONTROL_LEN: usize = space::<libc::in6_pktinfo>() + 2 * space::<libc::c_int>();
 
 /// Bytes of a control message with this value, padding included.
 const fn space<T>() -> usize {
@@ -149,6 +149,12 @@ impl Control {
         self.put(level, kind, ecn as libc::c_int, message);
     }
 
+    /// The size of the datagrams that the bytes are to be cut into, hooked into `message` behind what is
+    /// there.
+    pub(super) fn put_segment_size(&mut self, bytes: u16, message: &mut libc::msghdr) {
+        self.put(libc::IPPROTO_UDP, libc::UDP_SEGMENT, bytes, message);
+    }
+
     fn put<T: KernelData>(&mut self, level: i32, kind: i32, value: T, message: &mut libc::msghdr) {
         let at: usize = message.msg_controllen as _;
         let Some(room) = self.bytes.get_mut(at..at + space::<T>()) else { return };
@@ -187,6 +193,8 @@ pub(super) struct Ancillary {
     pub(super) source: Option<Source>,
     /// The mark of its IP header.
     pub(super) ecn: Ecn,
+    /// How many bytes each of several joined datagrams has, but the last.
+    pub(super) segment_size: Option<usize>,
 }
 
 impl Ancillary {
@@ -210,6 +218,10 @@ impl Ancillary {
             (libc::IPPROTO_IP, libc::IP_TOS) | (libc::IPPROTO_IPV6, libc::IPV6_TCLASS) => {
                 let class = read::<libc::c_int>(value).map(|class| class as u8);
                 self.ecn = Ecn::from_bits(class.or(value.first().copied()).unwrap_or(0));
+            }
+            (libc::IPPROTO_UDP, libc::UDP_GRO) => {
+                let size = read::<libc::c_int>(value).and_then(|size| usize::try_from(size).ok());
+                self.segment_size = size.filter(|size| *size > 0);
             }
             _ => {}
         }
@@ -242,6 +254,8 @@ unsafe impl KernelData for libc::in_pktinfo {}
 unsafe impl KernelData for libc::in6_pktinfo {}
 // SAFETY: an integer.
 unsafe impl KernelData for libc::c_int {}
+// SAFETY: an integer.
+unsafe impl KernelData for u16 {}
 
 /// Reads a value from the beginning of some bytes, if they are enough for it.
 fn read<T: KernelData>(bytes: &[u8]) -> Option<T> {
@@ -314,7 +328,9 @@ mod tests {
             control.put_source(&source, &mut message);
             control.put_ecn(Ecn::Congested, ipv4, &mut message);
             let read = control.read(message.msg_controllen as _);
-            assert_eq!(read, Ancillary { source: Some(source), ecn: Ecn::Congested });
+            let marked =
+                Ancillary { source: Some(source), ecn: Ecn::Congested, segment_size: None };
+            assert_eq!(read, marked);
         }
     }
 }

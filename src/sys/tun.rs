@@ -1,22 +1,33 @@
-//! A TUN device: whole IP packets, one a read and one a write, without packet information.
+//! A TUN device: IP packets, one a read and one a write, or several of one flow joined to a large one.
 //!
-//! This room opens, adopts and names the device; it gives it neither address nor route, which is the
-//! work of `attach`. The packet loop reads and writes it. Descriptors are non-blocking and are closed
-//! on exec; the interface goes when the last one is closed, unless somebody made it persistent.
+//! Where the kernel can (IFF_VNET_HDR), a header before each packet says how to cut a large one, in both
+//! directions; without it packets are read and written whole. This room opens, adopts and names the
+//! device; it gives it neither address nor route, which is the work of `attach`. The packet loop reads and
+//! writes it. Descriptors are non-blocking and are closed on exec; the interface goes when the last one is
+//! closed, unless somebody made it persistent.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, Read, Write};
+use std::io::{self, IoSlice, Read, Write};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
 
 use super::checked;
+use crate::offload::{Offload, VnetHeader};
 
 /// The one descriptor of a TUN device.
 #[derive(Debug)]
 pub struct Tun {
     file: File,
     name: String,
+    /// Whether a virtio header stands before each packet.
+    headers: bool,
+    offload: Offload,
 }
+
+/// Where a packet begins in a buffer for [`Tun::recv`]: behind the header, also if there is none.
+pub const HEADROOM: usize = VnetHeader::LEN;
+/// The most parts that one packet is written in, beside its header.
+pub const MOST_PARTS: usize = 64;
 
 impl Tun {
     /// Makes a TUN device, or takes over a persistent one that no process holds, in the network
@@ -37,15 +48,15 @@ impl Tun {
     ///
     /// # Errors
     ///
-    /// When it is not a TUN device that is attached to an interface, or one that puts anything (packet
-    /// information, a virtio header) before the packets.
+    /// When it is not a TUN device that is attached to an interface, or one that puts packet information
+    /// before the packets.
     pub fn from_fd(fd: OwnedFd) -> io::Result<Self> {
         let tun = Self::from_claimed(fd)?;
         // TUNGETIFF cannot tell: where IFF_NO_PI stands, it puts IFF_NOFILTER, the same bit. But four zeros
         // are an empty packet with its information, and otherwise a packet of IP version 0, which
         // drivers/net/tun.c (`tun_get_user`) refuses with EINVAL before it looks at anything else. The
         // interface counts one dropped packet.
-        match tun.send(&[0; 4]) {
+        match tun.send(&VnetHeader::default(), std::iter::once(&[0; 4][..])) {
             Err(error) if error.raw_os_error() == Some(libc::EINVAL) => Ok(tun),
             _ => Err(invalid(
                 "a TUN descriptor with packet information before each packet; open it with IFF_NO_PI",
@@ -60,13 +71,15 @@ impl Tun {
         if flags & libc::IFF_TUN == 0 {
             return Err(invalid("a TAP descriptor (IFF_TAP); a TUN (IFF_TUN) is needed"));
         }
-        if flags & libc::IFF_VNET_HDR != 0 {
-            return Err(invalid(
-                "a TUN descriptor with a virtio header before each packet; open it without IFF_VNET_HDR",
-            ));
-        }
         make_nonblocking_cloexec(fd.as_fd())?;
-        Ok(Self { file: File::from(fd), name })
+        let headers = flags & libc::IFF_VNET_HDR != 0;
+        let offload = if headers { offload(fd.as_fd())? } else { Offload::None };
+        Ok(Self { file: File::from(fd), name, headers, offload })
+    }
+
+    /// Which packets may be joined before they are written here.
+    pub fn offload(&self) -> Offload {
+        self.offload
     }
 
     /// The interface's name when the descriptor was opened or adopted.
@@ -74,26 +87,46 @@ impl Tun {
         &self.name
     }
 
-    /// Reads one packet that the local network stack sends, and says how many bytes it has.
+    /// Reads one packet that the local network stack sends, or a large one that is several, and says how
+    /// many bytes it has. It begins at [`HEADROOM`] in the buffer.
     ///
-    /// A buffer smaller than the packet gets its beginning only: have room for the interface's MTU.
+    /// A buffer smaller than the packet gets its beginning only: have room for 65,535 bytes, which is as
+    /// large as any gets.
     ///
     /// # Errors
     ///
     /// `WouldBlock` when there is none; `EBADFD` once the interface is deleted.
-    pub fn recv(&self, buffer: &mut [u8]) -> io::Result<usize> {
-        retry_interrupted(|| (&self.file).read(buffer))
+    pub fn recv(&self, buffer: &mut [u8]) -> io::Result<(VnetHeader, usize)> {
+        let start = if self.headers { 0 } else { HEADROOM };
+        let place = buffer.get_mut(start..).unwrap_or_default();
+        let read = retry_interrupted(|| (&self.file).read(place))?;
+        let header = buffer.first_chunk().filter(|_| self.headers).map(VnetHeader::from_bytes);
+        Ok((header.unwrap_or_default(), (start + read).saturating_sub(HEADROOM)))
     }
 
-    /// Hands one packet to the local network stack.
+    /// Hands one packet, or a large one that is several, to the local network stack: its parts, of which
+    /// no more than [`MOST_PARTS`] are looked at, one behind the other.
     ///
     /// # Errors
     ///
     /// `EIO` while the interface is down, `EBADFD` once it is deleted, `EINVAL` for what is neither an
-    /// IPv4 nor an IPv6 packet.
-    pub fn send(&self, packet: &[u8]) -> io::Result<()> {
+    /// IPv4 nor an IPv6 packet, or does not fit its header.
+    pub fn send<'a>(
+        &self,
+        header: &VnetHeader,
+        parts: impl Iterator<Item = &'a [u8]>,
+    ) -> io::Result<()> {
+        let header = header.to_bytes();
+        let header: &[u8] = if self.headers { &header } else { &[] };
+        let mut slices = [IoSlice::new(header); 1 + MOST_PARTS];
+        let mut used = 1;
+        for (slice, part) in slices.iter_mut().skip(1).zip(parts) {
+            *slice = IoSlice::new(part);
+            used += 1;
+        }
+        let slices = slices.get(..used).unwrap_or_default();
         // The kernel takes a packet whole or not at all.
-        retry_interrupted(|| (&self.file).write(packet)).map(|_| ())
+        retry_interrupted(|| (&self.file).write_vectored(slices)).map(|_| ())
     }
 
     /// Lets the interface go with its last descriptor, also one that was made to stay.
@@ -120,8 +153,16 @@ pub(super) fn open_device() -> io::Result<OwnedFd> {
     Ok(options.open("/dev/net/tun")?.into())
 }
 
-/// Makes the interface behind an opened `/dev/net/tun`, or attaches to a left-over one.
+/// Makes the interface behind an opened `/dev/net/tun`, or attaches to a left-over one; with a header before
+/// each packet if the kernel has that.
 pub(super) fn claim(device: BorrowedFd<'_>, name: &str) -> io::Result<()> {
+    match claim_with(device, name, libc::IFF_VNET_HDR) {
+        Err(error) if error.raw_os_error() == Some(libc::EINVAL) => claim_with(device, name, 0),
+        result => result,
+    }
+}
+
+fn claim_with(device: BorrowedFd<'_>, name: &str, flags: libc::c_int) -> io::Result<()> {
     let mut request = empty_request();
     // The last byte stays 0.
     if name.is_empty() || name.len() >= request.ifr_name.len() || name.contains('\0') {
@@ -130,10 +171,34 @@ pub(super) fn claim(device: BorrowedFd<'_>, name: &str) -> io::Result<()> {
     for (slot, byte) in request.ifr_name.iter_mut().zip(name.bytes()) {
         *slot = byte as libc::c_char;
     }
-    request.ifr_ifru.ifru_flags = (libc::IFF_TUN | libc::IFF_NO_PI) as libc::c_short;
+    request.ifr_ifru.ifru_flags = (libc::IFF_TUN | libc::IFF_NO_PI | flags) as libc::c_short;
     // SAFETY: TUNSETIFF reads and writes one `ifreq`, which `request` is; the descriptor is open.
     checked(unsafe { libc::ioctl(device.as_raw_fd(), libc::TUNSETIFF, &raw mut request) })
         .map(|_| ())
+}
+
+/// Asks for large packets and unfinished checksums on a descriptor with headers, and says what may be
+/// written to it in turn. The kernel takes either all bits or none, and does not know all everywhere: UDP
+/// since Linux 6.2, and perhaps nothing in a sandbox, which is no reason to fail.
+fn offload(fd: BorrowedFd<'_>) -> io::Result<Offload> {
+    let length = VnetHeader::LEN as libc::c_int;
+    // SAFETY: TUNSETVNETHDRSZ reads one int, which outlives the call; the descriptor is open.
+    checked(unsafe { libc::ioctl(fd.as_raw_fd(), libc::TUNSETVNETHDRSZ, &raw const length) })?;
+    let tcp = libc::TUN_F_CSUM | libc::TUN_F_TSO4 | libc::TUN_F_TSO6 | libc::TUN_F_TSO_ECN;
+    let udp = libc::TUN_F_USO4 | libc::TUN_F_USO6;
+    let takes = |features: libc::c_uint| {
+        // SAFETY: TUNSETOFFLOAD takes its argument by value; the descriptor is open.
+        unsafe {
+            libc::ioctl(fd.as_raw_fd(), libc::TUNSETOFFLOAD, libc::c_ulong::from(features)) == 0
+        }
+    };
+    Ok(if takes(tcp | udp) {
+        Offload::TcpAndUdp
+    } else if takes(tcp) {
+        Offload::Tcp
+    } else {
+        Offload::None
+    })
 }
 
 /// What TUNGETIFF tells about a descriptor.

@@ -1,6 +1,6 @@
 //! The underlay: one UDP port on an IPv4 and an IPv6 socket.
 //!
-//! Datagrams are received in batches and sent without allocation; each says which local address it came
+//! Datagrams are received and sent in batches, without allocation; each says which local address it came
 //! to, and answers leave from there (sticky source). The sockets send without DF: an outer packet may
 //! be cut on a path with a small MTU, but never vanishes there. This room does not read a datagram; the
 //! packet loop is the only caller, but for [`path_mtu`].
@@ -12,8 +12,12 @@ use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
 use super::checked;
-use super::message::{Ancillary, Control, RawAddress};
+use super::message::{Control, RawAddress};
 use crate::wireguard::{Ecn, Endpoint};
+
+mod receive;
+
+pub use receive::{ReceiveBatch, Received};
 
 /// Bytes asked for each socket buffer; the kernel doubles it for its bookkeeping.
 ///
@@ -150,14 +154,15 @@ impl Udp {
         }
     }
 
-    /// Receives what waits, up to the batch's capacity, and says how many datagrams were taken from the
-    /// kernel: less than the capacity means that no more waited. The batch forgets what it had.
+    /// Receives what waits, at most `most` times and as often as the batch has room, and says how often
+    /// something was taken from the kernel: less than that means that no more waited. Each time is a
+    /// datagram, or several of one sender that the kernel has joined. The batch forgets what it had.
     ///
     /// # Errors
     ///
     /// `WouldBlock` when none waits or this family is not there.
-    pub fn recv(&self, family: Family, batch: &mut ReceiveBatch) -> io::Result<usize> {
-        batch.filled = 0;
+    pub fn recv(&self, family: Family, batch: &mut ReceiveBatch, most: usize) -> io::Result<usize> {
+        batch.forget();
         let Some(socket) = self.socket(family) else {
             return Err(io::ErrorKind::WouldBlock.into());
         };
@@ -166,15 +171,17 @@ impl Udp {
         // clears it, and it says nothing about the datagrams that wait behind it.
         let mut pending_errors = PENDING_ERRORS;
         loop {
-            match batch.fill(socket.as_fd()) {
+            match batch.fill(socket.as_fd(), most) {
                 Err(error) if is_pending_error(&error) && pending_errors > 0 => pending_errors -= 1,
                 result => return result,
             }
         }
     }
 
-    /// Sends one datagram, from the sticky source if the endpoint has one. When the kernel refuses that
-    /// source, sends it again from wherever the route leads, as drivers/net/wireguard/socket.c does.
+    /// Sends datagrams that stand back to back in `contents`, each of `segment_size` bytes but the last,
+    /// which may be shorter: with one system call, cut apart by the kernel or the network card (UDP_SEGMENT,
+    /// udp(7)). They leave from the sticky source if the endpoint has one. When the kernel refuses that
+    /// source, sends them again from wherever the route leads, as drivers/net/wireguard/socket.c does.
     ///
     /// A source is refused once its address is gone. One whose address is still there while the route
     /// left its interface is not noticed here: forget a source, too, when a handshake is retried
@@ -182,16 +189,24 @@ impl Udp {
     ///
     /// # Errors
     ///
-    /// What the kernel says; `Unsupported` when the endpoint's family is not there.
-    pub fn send(&self, to: &Endpoint, ecn: Ecn, datagram: &[u8]) -> io::Result<Sent> {
+    /// What the kernel says, see also [`refuses_segmentation`]; `Unsupported` when the endpoint's family
+    /// is not there.
+    pub fn send(
+        &self,
+        to: &Endpoint,
+        ecn: Ecn,
+        contents: &[u8],
+        segment_size: usize,
+    ) -> io::Result<Sent> {
         let Some(socket) = self.socket(Family::of(&to.address)) else {
             return Err(io::ErrorKind::Unsupported.into());
         };
-        match send_once(socket.as_fd(), to, ecn, datagram) {
+        match send_once(socket.as_fd(), to, ecn, contents, segment_size) {
             Ok(()) => Ok(Sent::AsAsked),
             Err(error) if to.source.is_some() && blames_source(&error) => {
                 let to = Endpoint { source: None, ..*to };
-                send_once(socket.as_fd(), &to, ecn, datagram).map(|()| Sent::WithoutSource)
+                send_once(socket.as_fd(), &to, ecn, contents, segment_size)
+                    .map(|()| Sent::WithoutSource)
             }
             Err(error) => Err(error),
         }
@@ -241,6 +256,9 @@ fn open_raw(family: Family, port: u16, fwmark: u32) -> io::Result<OwnedFd> {
             set_option(fd, libc::IPPROTO_IPV6, libc::IPV6_MTU_DISCOVER, never)?;
         }
     }
+    // Several datagrams of one sender come with one system call (since Linux 5.0); without it they come one
+    // by one.
+    let _ = set_option(fd, libc::IPPROTO_UDP, libc::UDP_GRO, 1);
     // The forced form goes past net.core.rmem_max, but needs CAP_NET_ADMIN. A small buffer loses
     // datagrams in a burst and nothing else, so that it is no reason to fail.
     for (forced, plain) in
@@ -286,10 +304,16 @@ fn set_option(
     .map(|_| ())
 }
 
-fn send_once(socket: BorrowedFd<'_>, to: &Endpoint, ecn: Ecn, datagram: &[u8]) -> io::Result<()> {
+fn send_once(
+    socket: BorrowedFd<'_>,
+    to: &Endpoint,
+    ecn: Ecn,
+    contents: &[u8],
+    segment_size: usize,
+) -> io::Result<()> {
     let (mut address, length) = RawAddress::from_std(to.address);
     let mut payload =
-        libc::iovec { iov_base: datagram.as_ptr().cast_mut().cast(), iov_len: datagram.len() };
+        libc::iovec { iov_base: contents.as_ptr().cast_mut().cast(), iov_len: contents.len() };
     let mut control = Control::empty();
     let mut message = empty_message();
     message.msg_name = (&raw mut address).cast();
@@ -304,6 +328,10 @@ fn send_once(socket: BorrowedFd<'_>, to: &Endpoint, ecn: Ecn, datagram: &[u8]) -
     // Most packets carry no mark, and no control message costs least.
     if ecn != Ecn::NotCapable {
         control.put_ecn(ecn, to.address.is_ipv4(), &mut message);
+    }
+    if contents.len() > segment_size {
+        let segment_size = u16::try_from(segment_size).map_err(io::Error::other)?;
+        control.put_segment_size(segment_size, &mut message);
     }
     loop {
         // SAFETY: address, payload and control live through the call, which only reads them.
@@ -338,6 +366,13 @@ fn blames_source(error: &io::Error) -> bool {
     )
 }
 
+/// Whether several datagrams in one call were refused for being several: the way there has no checksum
+/// offload (`EIO`) or carries no datagram of that size in one piece (`EINVAL`, since Linux 6.14 `EMSGSIZE`),
+/// see `udp_send_skb` in net/ipv4/udp.c. One by one they can be sent.
+pub fn refuses_segmentation(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EIO | libc::EINVAL | libc::EMSGSIZE))
+}
+
 fn is_pending_error(error: &io::Error) -> bool {
     matches!(
         error.raw_os_error(),
@@ -350,130 +385,6 @@ fn is_pending_error(error: &io::Error) -> bool {
                 | libc::EPROTO
         )
     )
-}
-
-/// One datagram and what the kernel knows of it.
-#[derive(Debug)]
-pub struct Received<'a> {
-    /// Where it came from, and which local address it came to.
-    pub from: Endpoint,
-    /// The mark of its IP header.
-    pub ecn: Ecn,
-    /// Its bytes.
-    pub datagram: &'a mut [u8],
-}
-
-/// Room for some datagrams, taken once and used for every receive.
-pub struct ReceiveBatch {
-    size: usize,
-    payloads: Box<[u8]>,
-    addresses: Box<[RawAddress]>,
-    controls: Box<[Control]>,
-    vectors: Box<[libc::iovec]>,
-    headers: Box<[libc::mmsghdr]>,
-    filled: usize,
-    truncated: u64,
-}
-
-// SAFETY: the raw pointers within `vectors` and `headers` are written anew by each `fill` and followed
-// by no one after it; what they point to is owned by the same value.
-unsafe impl Send for ReceiveBatch {}
-
-impl ReceiveBatch {
-    /// Takes room for so many datagrams of at most `size` bytes each; both are at least 1.
-    pub fn new(datagrams: usize, size: usize) -> Self {
-        let (datagrams, size) = (datagrams.max(1), size.max(1));
-        let vector = libc::iovec { iov_base: std::ptr::null_mut(), iov_len: 0 };
-        let header = libc::mmsghdr { msg_hdr: empty_message(), msg_len: 0 };
-        Self {
-            size,
-            payloads: vec![0; datagrams * size].into(),
-            addresses: vec![RawAddress::empty(); datagrams].into(),
-            controls: vec![Control::empty(); datagrams].into(),
-            vectors: vec![vector; datagrams].into(),
-            headers: vec![header; datagrams].into(),
-            filled: 0,
-            truncated: 0,
-        }
-    }
-
-    /// How many datagrams one receive can take.
-    pub fn capacity(&self) -> usize {
-        self.headers.len()
-    }
-
-    /// How many datagrams were too large for their room, ever; they are not shown.
-    pub fn truncated(&self) -> u64 {
-        self.truncated
-    }
-
-    /// The datagrams of the last receive.
-    pub fn datagrams(&mut self) -> impl Iterator<Item = Received<'_>> {
-        let received =
-            self.headers.iter().zip(&self.addresses).zip(&self.controls).take(self.filled);
-        received.zip(self.payloads.chunks_exact_mut(self.size)).filter_map(
-            |(((header, address), control), payload)| {
-                if is_truncated(header) {
-                    return None;
-                }
-                let address = address.to_std()?;
-                let Ancillary { source, ecn } = control.read(header.msg_hdr.msg_controllen as _);
-                let datagram = payload.get_mut(..header.msg_len as usize)?;
-                Some(Received { from: Endpoint { address, source }, ecn, datagram })
-            },
-        )
-    }
-
-    fn fill(&mut self, socket: BorrowedFd<'_>) -> io::Result<usize> {
-        let places = self
-            .headers
-            .iter_mut()
-            .zip(&mut self.vectors)
-            .zip(&mut self.addresses)
-            .zip(&mut self.controls)
-            .zip(self.payloads.chunks_exact_mut(self.size));
-        for ((((header, vector), address), control), payload) in places {
-            *vector = libc::iovec { iov_base: payload.as_mut_ptr().cast(), iov_len: payload.len() };
-            let message = &mut header.msg_hdr;
-            *message = empty_message();
-            message.msg_name = std::ptr::from_mut(address).cast();
-            message.msg_namelen = size_of::<RawAddress>() as libc::socklen_t;
-            message.msg_iov = vector;
-            message.msg_iovlen = 1;
-            message.msg_control = std::ptr::from_mut(control).cast();
-            message.msg_controllen = Control::LEN as _;
-        }
-        // SAFETY: each header's pointers have just been made from places that live through the call, are
-        // disjoint, and have the lengths that stand beside them.
-        let filled = checked(unsafe {
-            libc::recvmmsg(
-                socket.as_raw_fd(),
-                self.headers.as_mut_ptr(),
-                self.headers.len() as libc::c_uint,
-                libc::MSG_DONTWAIT as _,
-                std::ptr::null_mut(),
-            )
-        })?;
-        self.filled = usize::try_from(filled).unwrap_or(0);
-        let truncated = self.headers.iter().take(self.filled).filter(|header| is_truncated(header));
-        self.truncated += truncated.count() as u64;
-        Ok(self.filled)
-    }
-}
-
-fn is_truncated(header: &libc::mmsghdr) -> bool {
-    header.msg_hdr.msg_flags & libc::MSG_TRUNC != 0
-}
-
-impl fmt::Debug for ReceiveBatch {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("ReceiveBatch")
-            .field("capacity", &self.capacity())
-            .field("size", &self.size)
-            .field("filled", &self.filled)
-            .field("truncated", &self.truncated)
-            .finish()
-    }
 }
 
 /// Asks the kernel for the path MTU to an address, in bytes of IP packet: the route's, or a smaller one

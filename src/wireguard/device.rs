@@ -15,20 +15,26 @@ use super::change::GossipChange;
 use super::drops::{DropReason, Drops};
 use super::ecn::Ecn;
 use super::endpoint::Endpoint;
-use super::io::{Envelope, Event, PeerId, Transmit};
+use super::io::{Envelope, Event, Packet, PeerId, Transmit};
 use super::keys::{PrivateKey, PublicKey};
 use super::load::{Load, Verdict};
 use super::message::{COOKIE_REPLY_LEN, Message};
+use super::opened::OpenedPackets;
 use super::outbox::Outbox;
 use super::packet::{Addresses, Udp};
 use super::peer::{Context, Peer};
 use super::session::{Identity, Opened};
 use super::snapshot::{PeerSnapshot, Snapshot};
+use crate::offload::{self, Offload, Segments, Unusable, VnetHeader};
 
 mod apply;
 
 /// Inner packets are padded to a multiple of this (section 5.4.6 of the paper).
 const PADDING: usize = 16;
+/// The most datagrams that leave with one system call (`UDP_MAX_SEGMENTS`, include/linux/udp.h).
+const MOST_SEGMENTS: usize = 64;
+/// The most bytes that leave with one system call: as much as an IPv4 datagram holds.
+const MOST_BYTES: usize = 65_507;
 /// The MTU before the first [`Change::Mtu`](super::Change::Mtu): what WireGuard devices start with.
 const DEFAULT_MTU: u16 = 1420;
 /// For how long a peer that does not answer at the start is tried: as long as one that a packet wants
@@ -56,7 +62,9 @@ pub struct Device {
     allowed_ips: AllowedIps,
     deadlines: BinaryHeap<Reverse<(Instant, PeerId)>>,
     common: Common,
-    packets: Outbox<()>,
+    opened: OpenedPackets,
+    /// Where one packet of a large one is put together before it is sealed.
+    segment: Vec<u8>,
     load: Load,
     drops: Drops,
 }
@@ -117,7 +125,8 @@ impl Device {
             allowed_ips: AllowedIps::default(),
             deadlines: BinaryHeap::new(),
             common: Common::new(seed),
-            packets: Outbox::new(),
+            opened: OpenedPackets::new(),
+            segment: Vec::new(),
             load: Load::new(),
             drops: Drops::default(),
         }
@@ -131,9 +140,14 @@ impl Device {
         Self { underlay_open: false, start_patience: BARE_START_PATIENCE, ..self }
     }
 
-    /// Takes a packet that the overlay sends: the first `len` bytes of `buffer`. Up to 15 bytes behind
-    /// it are used for padding, if they are there.
-    pub fn handle_tun(&mut self, now: Instant, buffer: &mut [u8], len: usize) {
+    /// Says which packets [`Device::poll_packet`] may join; none before that.
+    pub fn set_offload(&mut self, offload: Offload) {
+        self.opened.set_offload(offload);
+    }
+
+    /// Takes what the overlay sends: the first `len` bytes of `buffer`, one packet or, by its header, a
+    /// large one that is to be cut. Up to 15 bytes behind it are used for padding, if they are there.
+    pub fn handle_tun(&mut self, now: Instant, header: &VnetHeader, buffer: &mut [u8], len: usize) {
         let packet = buffer.get(..len).unwrap_or_default();
         let Some(addresses) = Addresses::of(packet) else {
             return self.drops.count(DropReason::MalformedPacket);
@@ -147,12 +161,53 @@ impl Device {
         }
         let gossip =
             self.common.gossip.zip(udp).is_some_and(|(gossip, udp)| udp.may_go_to(gossip.port));
-        // Never past the MTU: a datagram just as long as the path carries must not grow (kernel:
-        // send.c, calculate_skb_padding).
-        let padded = len.next_multiple_of(PADDING).min(self.mtu.max(len)).min(buffer.len());
-        buffer.get_mut(len..padded).unwrap_or_default().fill(0);
-        let packet = buffer.get(..padded).unwrap_or_default();
+        let result = if header.is_large() {
+            self.send_large(now, id, header, packet, gossip)
+        } else {
+            self.send_one(now, id, header, buffer, len, gossip)
+        };
+        if result.is_err() {
+            self.drops.count(DropReason::MalformedPacket);
+        }
+    }
+
+    fn send_one(
+        &mut self,
+        now: Instant,
+        id: PeerId,
+        header: &VnetHeader,
+        buffer: &mut [u8],
+        len: usize,
+        gossip: bool,
+    ) -> Result<(), Unusable> {
+        offload::finish_checksum(header, buffer.get_mut(..len).unwrap_or_default())?;
+        let packet = pad(buffer, len, self.mtu);
         self.with_peer(now, id, |peer, cx| peer.send(cx, packet, gossip));
+        Ok(())
+    }
+
+    /// Cuts a large packet and sends its segments.
+    fn send_large(
+        &mut self,
+        now: Instant,
+        id: PeerId,
+        header: &VnetHeader,
+        packet: &[u8],
+        gossip: bool,
+    ) -> Result<(), Unusable> {
+        let segments = Segments::of(header, packet)?;
+        let Some(slot) = self.peers.get_mut(&id) else { return Ok(()) };
+        let mut cx = self.common.context(now, id);
+        let room = segments.segment_len() + PADDING;
+        if self.segment.len() < room {
+            self.segment.resize(room, 0);
+        }
+        for index in 0..segments.count() {
+            let Some(len) = segments.write(index, &mut self.segment) else { break };
+            slot.peer.send(&mut cx, pad(&mut self.segment, len, self.mtu), gossip);
+        }
+        Self::schedule(&mut self.deadlines, id, slot);
+        Ok(())
     }
 
     /// Takes a datagram that the underlay brought, and the mark of its IP header.
@@ -193,15 +248,18 @@ impl Device {
         self.deadlines.peek().map(|Reverse((at, _))| *at)
     }
 
-    /// The next datagram for the underlay.
+    /// The next datagrams for the underlay.
     pub fn poll_transmit(&mut self) -> Option<Transmit<'_>> {
-        let (Envelope { peer, to, ecn }, datagram) = self.common.datagrams.pop()?;
-        Some(Transmit { peer, to, ecn, datagram })
+        let (Envelope { peer, to, ecn, .. }, contents, segment_size) = self
+            .common
+            .datagrams
+            .pop_run(MOST_SEGMENTS, MOST_BYTES, |first, other| first.joins && first == other)?;
+        Some(Transmit { peer, to, ecn, contents, segment_size })
     }
 
     /// The next packet for the overlay.
-    pub fn poll_packet(&mut self) -> Option<&[u8]> {
-        self.packets.pop().map(|((), packet)| packet)
+    pub fn poll_packet(&mut self) -> Option<Packet<'_>> {
+        self.opened.poll()
     }
 
     /// The next event.
@@ -209,12 +267,24 @@ impl Device {
         self.common.events.pop_front()
     }
 
-    /// Tells that a datagram of `len` bytes for this peer could not be sent.
-    pub fn transmit_failed(&mut self, now: Instant, peer: Option<PeerId>, len: usize) {
-        match peer {
-            Some(id) => self.with_peer(now, id, |peer, cx| peer.send_failed(cx, len)).unwrap_or(()),
-            None => self.drops.count(DropReason::SendFailed),
+    /// Tells that several datagrams for this peer could not leave together: its path has no segmentation
+    /// offload. They leave one by one for a while.
+    pub fn segmentation_refused(&mut self, now: Instant, peer: Option<PeerId>) {
+        if let Some(slot) = peer.and_then(|id| self.peers.get_mut(&id)) {
+            slot.peer.segmentation_refused(now);
         }
+    }
+
+    /// Tells that so many datagrams for this peer, with so many bytes, could not be sent.
+    pub fn transmit_failed(
+        &mut self,
+        now: Instant,
+        peer: Option<PeerId>,
+        datagrams: usize,
+        bytes: usize,
+    ) {
+        let Some(id) = peer else { return self.drops.count(DropReason::SendFailed) };
+        self.with_peer(now, id, |peer, cx| peer.send_failed(cx, datagrams, bytes));
     }
 
     /// Tells that the address which this peer's datagrams left from is gone.
@@ -224,9 +294,9 @@ impl Device {
         }
     }
 
-    /// Tells that the packet from [`Device::poll_packet`] could not be written to the TUN.
-    pub fn packet_failed(&mut self) {
-        self.drops.count(DropReason::TunWriteFailed);
+    /// Tells that so many packets from [`Device::poll_packet`] could not be written to the TUN.
+    pub fn packets_failed(&mut self, packets: usize) {
+        self.drops.add(DropReason::TunWriteFailed, packets);
     }
 
     /// Tells that the underlay can be reached, or no longer. What waits for its next attempt is tried at
@@ -305,7 +375,7 @@ impl Device {
         let id = self.peer_of(receiver)?;
         let slot = self.peers.get_mut(&id).ok_or(DropReason::UnknownIndex)?;
         let mut cx = self.common.context(now, id);
-        let out = self.packets.place(data.len());
+        let out = self.opened.place(data.len());
         let result = match slot.peer.receive_data(&mut cx, from, data, out) {
             Ok(Opened::Keepalive) => Ok(None),
             Ok(Opened::Malformed) => Err(DropReason::MalformedInner),
@@ -316,7 +386,7 @@ impl Device {
             Err(reason) => Err(reason),
         };
         match result {
-            Ok(Some(len)) => self.packets.push((), len),
+            Ok(Some(len)) => self.opened.push(len),
             Ok(None) => {}
             Err(reason) => slot.peer.drops.count(reason),
         }
@@ -337,7 +407,7 @@ impl Device {
             return self.load.pass_proven(now, source);
         }
         self.common.datagrams.place(reply.len()).copy_from_slice(&reply);
-        let envelope = Envelope { peer: None, to: from, ecn: Ecn::NotCapable };
+        let envelope = Envelope { peer: None, to: from, ecn: Ecn::NotCapable, joins: false };
         self.common.datagrams.push(envelope, reply.len());
         Err(DropReason::UnderLoad)
     }
@@ -389,6 +459,14 @@ impl Device {
             deadlines.push(Reverse((at, id)));
         }
     }
+}
+
+/// Pads the packet in the first `len` bytes with zeros, but never past the MTU: a datagram just as long as
+/// the path carries must not grow (kernel: send.c, calculate_skb_padding).
+fn pad(buffer: &mut [u8], len: usize, mtu: usize) -> &[u8] {
+    let padded = len.next_multiple_of(PADDING).min(mtu.max(len)).min(buffer.len());
+    buffer.get_mut(len..padded).unwrap_or_default().fill(0);
+    buffer.get(..padded).unwrap_or_default()
 }
 
 /// Checks what a peer has sealed: its source must route back to that peer. Takes the outer header's mark

@@ -79,8 +79,13 @@ pub struct Drops([u64; DropReason::ALL.len()]);
 impl Drops {
     /// Counts one more packet.
     pub fn count(&mut self, reason: DropReason) {
+        self.add(reason, 1);
+    }
+
+    /// Counts so many more packets.
+    pub fn add(&mut self, reason: DropReason, packets: usize) {
         if let Some(counter) = self.0.get_mut(reason as usize) {
-            *counter += 1;
+            *counter += packets as u64;
         }
     }
 

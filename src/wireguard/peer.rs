@@ -39,6 +39,8 @@ const SILENT_AFTER: Duration = Duration::from_millis(1250);
 /// How often a silent peer is then told that we are here. Its gossip waits for that and ours for its
 /// answer, and Alertmanager says nothing by itself for up to 10 s once it has buried a member.
 const SILENT_INTERVAL: Duration = Duration::from_millis(250);
+/// A path that did not take several datagrams at once is tried again after this time: routes change.
+const ALONE_FOR: Duration = Duration::from_secs(60);
 /// Keys are wiped this long after they were made. The second is for boringtun, which wipes what is older
 /// than 180 s, not what is as old, and reads a clock of its own.
 const WIPE_AFTER: Duration = REJECT_AFTER_TIME.saturating_add(Duration::from_secs(1));
@@ -63,6 +65,8 @@ pub(super) struct Peer {
     endpoint: Option<Endpoint>,
     /// Addresses to try when it does not answer at `endpoint`.
     candidates: Vec<SocketAddr>,
+    /// Until when its datagrams leave one by one: its path did not take several at once.
+    alone_until: Option<Instant>,
     persistent_keepalive: u16,
     /// Under the present keys; none while the device has no private key.
     session: Option<Session>,
@@ -100,6 +104,7 @@ impl Peer {
             preshared_key: None,
             endpoint: None,
             candidates: Vec::new(),
+            alone_until: None,
             persistent_keepalive: 0,
             session: None,
             retiring: None,
@@ -266,14 +271,19 @@ impl Peer {
         Ok(opened)
     }
 
-    /// Tells that a datagram could not be sent: another address of the peer is tried at once, if it has
+    /// Tells that datagrams could not be sent: another address of the peer is tried at once, if it has
     /// one that this handshake did not try.
-    pub(super) fn send_failed(&mut self, cx: &mut Context<'_>, len: usize) {
-        self.counters.tx_bytes = self.counters.tx_bytes.saturating_sub(len as u64);
-        self.drops.count(DropReason::SendFailed);
+    pub(super) fn send_failed(&mut self, cx: &mut Context<'_>, datagrams: usize, bytes: usize) {
+        self.counters.tx_bytes = self.counters.tx_bytes.saturating_sub(bytes as u64);
+        self.drops.add(DropReason::SendFailed, datagrams);
         if self.timers.is_set(Timer::Retry) && (self.attempts as usize) < self.targets().count() {
             self.timers.set(Timer::Retry, cx.now);
         }
+    }
+
+    /// Tells that several datagrams could not leave at once.
+    pub(super) fn segmentation_refused(&mut self, now: Instant) {
+        self.alone_until = Some(now + ALONE_FOR);
     }
 
     /// Tells that the local address that datagrams left from is gone.
@@ -428,7 +438,8 @@ impl Peer {
 
     /// Queues what was written last to the outbox, an authenticated message.
     fn sent(&mut self, cx: &mut Context<'_>, to: Endpoint, ecn: Ecn, len: usize) {
-        cx.datagrams.push(Envelope { peer: Some(cx.id), to, ecn }, len);
+        let joins = self.alone_until.is_none_or(|until| cx.now >= until);
+        cx.datagrams.push(Envelope { peer: Some(cx.id), to, ecn, joins }, len);
         self.counters.tx_bytes += len as u64;
         self.timers.clear(Timer::Keepalive);
         self.passed(cx.now);

@@ -5,6 +5,7 @@
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
+use hushwire::offload::VnetHeader;
 use hushwire::wireguard::{
     AllowedIpChange, Change, Device, DropReason, Ecn, Endpoint, Event, PeerChange, PeerSnapshot,
     PresharedKey, PrivateKey, PublicKey,
@@ -56,7 +57,7 @@ impl Station {
     pub fn send(&mut self, now: Instant, packet: &[u8]) {
         let mut buffer = packet.to_vec();
         buffer.resize(packet.len() + 15, 0xee);
-        self.device.handle_tun(now, &mut buffer, packet.len());
+        self.device.handle_tun(now, &VnetHeader::default(), &mut buffer, packet.len());
         self.collect();
     }
 
@@ -74,10 +75,11 @@ impl Station {
     /// Moves everything that the device has ready to `sent`, `received` and `events`.
     pub fn collect(&mut self) {
         while let Some(transmit) = self.device.poll_transmit() {
-            self.sent.push((transmit.to.address, transmit.datagram.to_vec()));
+            let to = transmit.to.address;
+            self.sent.extend(transmit.datagrams().map(|datagram| (to, datagram.to_vec())));
         }
         while let Some(packet) = self.device.poll_packet() {
-            self.received.push(packet.to_vec());
+            self.received.push(packet.parts().flatten().copied().collect());
         }
         while let Some(event) = self.device.poll_event() {
             self.events.push(event);

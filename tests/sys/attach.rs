@@ -8,8 +8,9 @@ use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::Duration;
 
+use hushwire::offload::{Offload, VnetHeader, finish_checksum};
 use hushwire::sys::attach::{AttachError, AttachRequest, FAIL_CLOSED_METRIC, attach};
-use hushwire::sys::tun::{Tun, owner};
+use hushwire::sys::tun::{HEADROOM, Tun, owner};
 
 use crate::netns::{
     addresses, drop_capabilities, eventually, exists, in_namespace, ip, ip_json, make_link,
@@ -104,27 +105,31 @@ fn packets_pass_the_tun_both_ways() {
         socket.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
         socket.send_to(b"gossip", "10.99.0.2:9094").unwrap();
 
-        let mut packet = [0; 1440];
-        let length = attachment.tun.recv(&mut packet).unwrap();
+        let mut buffer = [0; 1440];
+        let (header, length) = attachment.tun.recv(&mut buffer).unwrap();
         assert_eq!(length, 20 + 8 + 6);
+        let packet = &mut buffer[HEADROOM..][..length];
         assert_eq!(packet[..2], [0x45, 0], "no packet information before the packet");
         assert_eq!(packet[28..34], *b"gossip");
+        finish_checksum(&header, packet).unwrap();
         let nothing = attachment.tun.recv(&mut [0; 1440]).unwrap_err();
         assert_eq!(nothing.kind(), io::ErrorKind::WouldBlock);
 
         // Swapping source and destination keeps both checksums.
         let (source, destination) = packet[12..20].split_at_mut(4);
         source.swap_with_slice(destination);
-        attachment.tun.send(&packet[..length]).unwrap();
+        let write =
+            |packet: &[u8]| attachment.tun.send(&VnetHeader::default(), std::iter::once(packet));
+        write(packet).unwrap();
         let mut answer = [0; 64];
         let (length, from) = socket.recv_from(&mut answer).unwrap();
         assert_eq!((&answer[..length], from), (&b"gossip"[..], "10.99.0.2:9094".parse().unwrap()));
 
         ip("link set hush3 down");
-        let down = attachment.tun.send(&packet[..34]).unwrap_err();
+        let down = write(packet).unwrap_err();
         assert_eq!(down.raw_os_error(), Some(libc::EIO));
         ip("link delete hush3");
-        let gone = attachment.tun.recv(&mut packet).unwrap_err();
+        let gone = attachment.tun.recv(&mut buffer).unwrap_err();
         assert_eq!(gone.raw_os_error(), Some(libc::EBADFD));
     });
 }
@@ -282,7 +287,7 @@ fn missing_rights_name_the_capability() {
 }
 
 #[test]
-fn only_a_tun_without_headers_is_adopted() {
+fn only_a_tun_without_packet_information_is_adopted() {
     in_namespace(|| {
         let plain = libc::IFF_TUN | libc::IFF_NO_PI;
         let adopted = Tun::from_fd(open_tun("hush13", plain)).unwrap();
@@ -303,12 +308,16 @@ fn only_a_tun_without_headers_is_adopted() {
             (open_tun("hush13b", libc::IFF_TAP | libc::IFF_NO_PI), "a TAP descriptor"),
             (open_tun("hush13c", libc::IFF_TUN), "IFF_NO_PI"),
             (with_information, "IFF_NO_PI"),
-            (open_tun("hush13d", plain | libc::IFF_VNET_HDR), "IFF_VNET_HDR"),
+            (open_tun("hush13f", libc::IFF_TUN | libc::IFF_VNET_HDR), "IFF_NO_PI"),
         ];
         for (descriptor, expected) in cases {
             let error = Tun::from_fd(descriptor).unwrap_err();
             assert_eq!(error.kind(), io::ErrorKind::InvalidInput);
             assert!(error.to_string().contains(expected), "{error}");
         }
+
+        // One with a virtio header is, and its offloads are put to use.
+        let adopted = Tun::from_fd(open_tun("hush13d", plain | libc::IFF_VNET_HDR)).unwrap();
+        assert_ne!(adopted.offload(), Offload::None);
     });
 }

@@ -4,8 +4,8 @@ use std::io;
 use std::net::{SocketAddr, UdpSocket};
 use std::time::Duration;
 
-use hushwire::sys::tun::Tun;
-use hushwire::sys::udp::{Family, ReceiveBatch, Sent, Udp, path_mtu};
+use hushwire::sys::tun::{HEADROOM, Tun};
+use hushwire::sys::udp::{Family, ReceiveBatch, Sent, Udp, path_mtu, refuses_segmentation};
 use hushwire::wireguard::{Ecn, Endpoint, Source};
 
 use crate::netns::{eventually, in_namespace, ip, ip_json, make_link};
@@ -34,10 +34,14 @@ fn peer(address: &str) -> UdpSocket {
 /// Receives one datagram, which must come.
 fn receive(udp: &Udp, family: Family) -> (Endpoint, Vec<u8>) {
     let mut batch = ReceiveBatch::new(4, 2048);
-    eventually("a datagram", || udp.recv(family, &mut batch).is_ok());
-    let mut datagrams = batch.datagrams();
-    let received = datagrams.next().unwrap();
-    (received.from, received.datagram.to_vec())
+    eventually("a datagram", || udp.recv(family, &mut batch, 64).is_ok());
+    let received = batch.received().next().unwrap();
+    (received.from, received.datagrams().next().unwrap().to_vec())
+}
+
+/// Sends one datagram.
+fn send(udp: &Udp, to: &Endpoint, ecn: Ecn, datagram: &[u8]) -> io::Result<Sent> {
+    udp.send(to, ecn, datagram, datagram.len())
 }
 
 #[test]
@@ -51,10 +55,10 @@ fn a_mark_is_set_on_the_wire_and_read_from_it() {
                 let mut batch = ReceiveBatch::new(1, 64);
                 // The first IPv6 datagrams may be lost while the link is coming up.
                 eventually(&format!("{family:?} {mark:?}"), || {
-                    let _ = from.send(&Endpoint::from(server), mark, b"marked").unwrap();
-                    to.recv(family, &mut batch).is_ok()
+                    let _ = send(&from, &Endpoint::from(server), mark, b"marked").unwrap();
+                    to.recv(family, &mut batch, 64).is_ok()
                 });
-                let received = batch.datagrams().next().map(|received| received.ecn);
+                let received = batch.received().next().map(|received| received.ecn);
                 assert_eq!(received, Some(mark), "{family:?}");
             }
         }
@@ -80,18 +84,18 @@ fn answers_leave_from_the_address_that_was_asked_until_it_is_gone() {
             assert_eq!(from.source.map(|source| source.address), Some(server.ip()));
 
             let mut buffer = [0; 64];
-            assert_eq!(udp.send(&from, Ecn::NotCapable, b"answer").unwrap(), Sent::AsAsked);
+            assert_eq!(send(&udp, &from, Ecn::NotCapable, b"answer").unwrap(), Sent::AsAsked);
             let (length, answered_from) = client.recv_from(&mut buffer).unwrap();
             assert_eq!((&buffer[..length], answered_from), (&b"answer"[..], server));
 
             // The control: left to itself, the kernel takes the other address.
             let no_source = Endpoint::from(from.address);
-            assert_eq!(udp.send(&no_source, Ecn::NotCapable, b"answer").unwrap(), Sent::AsAsked);
+            assert_eq!(send(&udp, &no_source, Ecn::NotCapable, b"answer").unwrap(), Sent::AsAsked);
             let other = client.recv_from(&mut buffer).unwrap().1;
             assert_ne!(other, server);
 
             ip(&format!("address delete {prefix} dev under40"));
-            assert_eq!(udp.send(&from, Ecn::NotCapable, b"answer").unwrap(), Sent::WithoutSource);
+            assert_eq!(send(&udp, &from, Ecn::NotCapable, b"answer").unwrap(), Sent::WithoutSource);
             assert_eq!(client.recv_from(&mut buffer).unwrap().1, other);
         }
     });
@@ -110,7 +114,7 @@ fn a_link_local_endpoint_keeps_its_scope_both_ways() {
         assert_eq!(from.address, client.local_addr().unwrap());
         let source = Source { address: "fe80::aa".parse().unwrap(), interface: index };
         assert_eq!(from.source, Some(source));
-        assert_eq!(udp.send(&from, Ecn::NotCapable, b"answer").unwrap(), Sent::AsAsked);
+        assert_eq!(send(&udp, &from, Ecn::NotCapable, b"answer").unwrap(), Sent::AsAsked);
         assert_eq!(client.recv_from(&mut [0; 64]).unwrap().0, 6);
     });
 }
@@ -121,23 +125,60 @@ fn a_batch_takes_what_waits_and_leaves_out_what_was_cut() {
         let udp = Udp::bind(0, 0).unwrap();
         let mut batch = ReceiveBatch::new(4, 100);
         for family in [Family::V4, Family::V6] {
-            let nothing = udp.recv(family, &mut batch).unwrap_err();
+            let nothing = udp.recv(family, &mut batch, 64).unwrap_err();
             assert_eq!(nothing.kind(), io::ErrorKind::WouldBlock);
         }
         let client = peer("127.0.0.1:0");
         for length in [1, 100, 101, 0, 50] {
             client.send_to(&vec![7; length], ("127.0.0.1", udp.port())).unwrap();
         }
-        assert_eq!(udp.recv(Family::V4, &mut batch).unwrap(), 4);
+        assert_eq!(udp.recv(Family::V4, &mut batch, 64).unwrap(), 4);
         let lengths: Vec<usize> =
-            batch.datagrams().map(|received| received.datagram.len()).collect();
+            batch.received().flat_map(|received| received.datagrams().map(<[u8]>::len)).collect();
         assert_eq!(lengths, [1, 100, 0]);
         assert_eq!(batch.truncated(), 1);
-        assert_eq!(udp.recv(Family::V4, &mut batch).unwrap(), 1);
-        assert_eq!(batch.datagrams().count(), 1);
-        udp.recv(Family::V4, &mut batch).unwrap_err();
-        assert_eq!(batch.datagrams().count(), 0, "old datagrams are not shown again");
+        assert_eq!(udp.recv(Family::V4, &mut batch, 64).unwrap(), 1);
+        assert_eq!(batch.received().count(), 1);
+        udp.recv(Family::V4, &mut batch, 64).unwrap_err();
+        assert_eq!(batch.received().count(), 0, "old datagrams are not shown again");
         assert_eq!(batch.truncated(), 1);
+    });
+}
+
+#[test]
+fn several_datagrams_leave_and_come_with_one_system_call_each() {
+    in_namespace(|| {
+        let (from, to) = (Udp::bind(0, 0).unwrap(), Udp::bind(0, 0).unwrap());
+        let mut batch = ReceiveBatch::new(4, 65_536);
+        for address in ["127.0.0.1", "::1"] {
+            let server = SocketAddr::new(address.parse().unwrap(), to.port());
+            let contents: Vec<u8> = (0..10 * 1000 + 7).map(|i| (i / 1000) as u8).collect();
+            for mark in [Ecn::NotCapable, Ecn::Capable0] {
+                let sent = from.send(&Endpoint::from(server), mark, &contents, 1000).unwrap();
+                assert_eq!(sent, Sent::AsAsked);
+                let family = Family::of(&server);
+                eventually("datagrams", || to.recv(family, &mut batch, 1).is_ok());
+                let received: Vec<_> = batch.received().collect();
+                assert_eq!(received.len(), 1, "{address}: joined by the kernel");
+                assert_eq!((received[0].from.address.port(), received[0].ecn), (from.port(), mark));
+                assert!(received[0].datagrams().eq(contents.chunks(1000)), "{address}");
+            }
+        }
+    });
+}
+
+#[test]
+fn several_datagrams_that_are_larger_than_the_path_are_refused_as_several() {
+    in_namespace(|| {
+        let tun = Tun::create("hush42").unwrap();
+        ip("address add 192.0.2.1/24 dev hush42");
+        ip("link set hush42 mtu 1000 up");
+        let udp = Udp::bind(0, 0).unwrap();
+        let to = Endpoint::from("192.0.2.9:51820".parse::<SocketAddr>().unwrap());
+        let refused = udp.send(&to, Ecn::NotCapable, &[7; 2400], 1200).unwrap_err();
+        assert!(refuses_segmentation(&refused), "{refused:?}");
+        assert_eq!(send(&udp, &to, Ecn::NotCapable, &[7; 1200]).unwrap(), Sent::AsAsked);
+        drop(tun);
     });
 }
 
@@ -147,7 +188,7 @@ fn a_peer_that_is_not_there_stops_nothing() {
         let udp = Udp::bind(0, 0).unwrap();
         let gone = peer("127.0.0.1:0").local_addr().unwrap();
         for _ in 0..3 {
-            let _ = udp.send(&Endpoint::from(gone), Ecn::NotCapable, b"anybody?").unwrap();
+            let _ = send(&udp, &Endpoint::from(gone), Ecn::NotCapable, b"anybody?").unwrap();
         }
         let client = peer("127.0.0.1:0");
         client.send_to(b"here", ("127.0.0.1", udp.port())).unwrap();
@@ -163,11 +204,12 @@ fn an_outer_packet_may_be_cut_on_its_way() {
         ip("link set hush41 mtu 1000 up");
         let udp = Udp::bind(0, 0).unwrap();
         let to = Endpoint::from("192.0.2.9:51820".parse::<SocketAddr>().unwrap());
-        assert_eq!(udp.send(&to, Ecn::NotCapable, &[7; 1400]).unwrap(), Sent::AsAsked);
-        assert_eq!(udp.send(&to, Ecn::NotCapable, &[7; 100]).unwrap(), Sent::AsAsked);
+        assert_eq!(send(&udp, &to, Ecn::NotCapable, &[7; 1400]).unwrap(), Sent::AsAsked);
+        assert_eq!(send(&udp, &to, Ecn::NotCapable, &[7; 100]).unwrap(), Sent::AsAsked);
         let mut fragments = Vec::new();
-        let mut packet = [0; 1500];
-        while let Ok(length) = tun.recv(&mut packet) {
+        let mut buffer = [0; 2048];
+        while let Ok((_, length)) = tun.recv(&mut buffer) {
+            let packet = &buffer[HEADROOM..];
             // IPv4 alone: the kernel may speak IPv6 of its own on the new interface.
             if packet[0] == 0x45 {
                 fragments.push((length, packet[6] & 0xe0));

@@ -11,6 +11,7 @@ use std::collections::{HashMap, HashSet};
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use hushwire::offload::VnetHeader;
 use hushwire::wireguard::{Change, DropReason, Ecn, Endpoint, GossipChange, PeerChange, Snapshot};
 use hushwire_fuzz::wire::{Station, Wire, peer, preshared, udp};
 use hushwire_fuzz::{Script, drops, sign};
@@ -228,12 +229,12 @@ impl Scene {
         let mut packet = self.packet(first, how >> 1, 0);
         let len = packet.len();
         let device = &mut self.station(first).device;
-        device.handle_tun(now, &mut packet, len);
+        device.handle_tun(now, &VnetHeader::default(), &mut packet, len);
         let refused =
-            device.poll_transmit().map(|datagram| (datagram.peer, datagram.datagram.len()));
+            device.poll_transmit().map(|transmit| (transmit.peer, transmit.contents.len()));
         if let Some((peer, len)) = refused {
             match how & 1 {
-                0 => device.transmit_failed(now, peer, len),
+                0 => device.transmit_failed(now, peer, 1, len),
                 _ => device.source_gone(peer),
             }
         }

@@ -8,6 +8,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::Duration;
 
+use hushwire::offload::VnetHeader;
 use hushwire::wireguard::{AllowedIpChange, Change, DropReason, GossipChange};
 use hushwire_fuzz::wire::{Wire, peer, udp};
 use hushwire_fuzz::{Script, drops};
@@ -39,7 +40,7 @@ fuzz_target!(|input: &[u8]| {
         let (mut buffer, len) = next_packet(&mut script);
         let packet = buffer[..len.min(buffer.len())].to_vec();
         let before = wire.a.device.snapshot(wire.now);
-        wire.a.device.handle_tun(wire.now, &mut buffer, len);
+        wire.a.device.handle_tun(wire.now, &VnetHeader::default(), &mut buffer, len);
         wire.a.collect();
         let after = wire.a.device.snapshot(wire.now);
         let dropped = drops(&after, |_| true) - drops(&before, |_| true);

@@ -7,7 +7,8 @@
 //! 5. Hand it what the overlay sends, a batch; send on what comes out.
 //! 6. Take commands of the control plane, between two batches.
 //!
-//! One packet's error never stops a batch, and no lock is taken for a packet. The control plane talks
+//! A batch is what waits, and nothing is ever waited for to make it larger: see [`Pace`]. One packet's
+//! error never stops a batch, and no lock is taken for a packet. The control plane talks
 //! to the loop through [`Handle`] and hears of it through [`Notice`]s.
 #![cfg_attr(
     not(test),
@@ -25,19 +26,30 @@ use tokio::sync::mpsc::UnboundedSender;
 use tokio::sync::oneshot;
 use tracing::{debug, trace};
 
+use crate::offload::Offload;
 use crate::sys::poll::{self, Waker};
-use crate::sys::tun::Tun;
-use crate::sys::udp::{Family, ReceiveBatch, Received, Sent, Udp};
+use crate::sys::tun::{self, Tun};
+use crate::sys::udp::{Family, ReceiveBatch, Udp};
 use crate::wireguard::{Change, Device, Event, Snapshot};
 
-/// Packets taken from one descriptor before the others have their turn: a millisecond of work.
+mod pace;
+mod ports;
+
+use pace::Pace;
+use ports::Ports;
+
+/// Packets taken from one descriptor before the others have their turn, and bytes: a fraction of a
+/// millisecond of work.
 const BATCH: usize = 64;
-/// Datagrams taken with one system call.
-const RECEIVE_BATCH: usize = 32;
-/// The largest datagram or packet that there is, with room for padding behind it.
-const BUFFER: usize = 65_536 + 16;
-/// How long a full socket buffer may hold up the loop before the datagram is dropped.
-const SEND_PATIENCE: Duration = Duration::from_millis(10);
+const BATCH_BYTES: usize = 192 * 1024;
+/// What the device holds is sent on when it has come to so much, before more is taken.
+const DRAIN_BYTES: usize = 16 * 1024;
+/// How often one system call receives something, each time up to 64 KiB of joined datagrams.
+const RECEIVE_BATCH: usize = 8;
+/// The largest datagram or packet that there is, with room for a header before and padding behind it.
+const BUFFER: usize = tun::HEADROOM + 65_536 + 16;
+/// Should waiting fail, it is tried again after this time.
+const WAIT_FAILED: Duration = Duration::from_millis(10);
 
 /// What the loop tells the control plane.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -158,30 +170,29 @@ pub fn start(
     let mut plane = Dataplane {
         device,
         listening: !udp.is_closed(),
-        udp,
-        tun,
+        ports: Ports { udp, tun, notices },
         commands,
         waker: waker.clone(),
-        notices,
         buffer: vec![0; BUFFER],
         received: ReceiveBatch::new(RECEIVE_BATCH, BUFFER),
+        pace: Pace::new(),
         fwmark,
     };
+    plane.device.set_offload(plane.ports.tun.as_ref().map_or(Offload::None, Tun::offload));
     let thread = std::thread::Builder::new().name("packets".into()).spawn(move || plane.run())?;
     Ok(Handle { commands: sender, waker, thread: Some(thread) })
 }
 
 struct Dataplane {
     device: Device,
-    udp: Udp,
+    ports: Ports,
     /// Whether the sockets are wanted open; they may be closed all the same, when the port is taken.
     listening: bool,
-    tun: Option<Tun>,
     commands: mpsc::Receiver<Command>,
     waker: Arc<Waker>,
-    notices: UnboundedSender<Notice>,
     buffer: Vec<u8>,
     received: ReceiveBatch,
+    pace: Pace,
     fwmark: u32,
 }
 
@@ -189,33 +200,32 @@ impl Dataplane {
     #[expect(clippy::disallowed_methods, reason = "this is the loop: it takes the time for all")]
     fn run(&mut self) {
         let mut now = Instant::now();
-        self.drain(now);
+        self.ports.drain(&mut self.device, now);
         loop {
             let timeout = self.device.next_timeout().map(|at| at.saturating_duration_since(now));
             let fds = [
                 Some(self.waker.as_fd()),
-                self.udp.fd(Family::V4),
-                self.udp.fd(Family::V6),
-                self.tun.as_ref().map(|tun| tun.as_fd()),
+                self.ports.udp.fd(Family::V4),
+                self.ports.udp.fd(Family::V6),
+                self.ports.tun.as_ref().map(|tun| tun.as_fd()),
             ];
             let ready = poll::readable(fds, timeout);
             now = Instant::now();
             let Ok([command, v4, v6, overlay]) = ready else {
                 // ppoll has no error that a correct call can meet; should one come, do not spin.
-                std::thread::sleep(SEND_PATIENCE);
+                std::thread::sleep(WAIT_FAILED);
                 continue;
             };
+            self.pace.woke(now);
             self.device.handle_timeout(now);
-            self.drain(now);
+            self.ports.drain(&mut self.device, now);
             for (ready, family) in [(v4, Family::V4), (v6, Family::V6)] {
                 if ready {
                     self.receive(now, family);
-                    self.drain(now);
                 }
             }
             if overlay {
                 self.read(now);
-                self.drain(now);
             }
             if command && !self.take_commands(now) {
                 return;
@@ -223,65 +233,78 @@ impl Dataplane {
         }
     }
 
-    /// Takes a batch from the underlay.
+    /// Takes a batch from the underlay, and sends on what comes out.
     fn receive(&mut self, now: Instant, family: Family) {
-        let mut taken = 0;
-        while taken < BATCH {
-            match self.udp.recv(family, &mut self.received) {
+        let (mut left, mut bytes) = (self.pace.quota(), 0);
+        while left > 0 && bytes < BATCH_BYTES {
+            let most = left.min(RECEIVE_BATCH);
+            match self.ports.udp.recv(family, &mut self.received, most) {
                 Ok(count) => {
-                    for Received { from, ecn, datagram } in self.received.datagrams() {
-                        self.device.handle_udp(now, from, ecn, datagram);
-                    }
-                    taken += count;
-                    if count < RECEIVE_BATCH {
-                        return;
-                    }
+                    bytes += self.open(now);
+                    // The kernel had no more.
+                    left = if count < most { 0 } else { left - count };
                 }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
-                Err(error) => return debug!(%error, ?family, "receive failed"),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                Err(error) => {
+                    debug!(%error, ?family, "receive failed");
+                    break;
+                }
             }
         }
+        self.pace.worked(bytes);
     }
 
-    /// Takes a batch from the overlay.
+    /// Hands the device what was received, and sends on what comes out; says how many bytes it was.
+    fn open(&mut self, now: Instant) -> usize {
+        let (mut bytes, mut held) = (0, 0);
+        for received in self.received.received() {
+            for datagram in received.datagrams() {
+                self.device.handle_udp(now, received.from, received.ecn, datagram);
+                held += datagram.len();
+            }
+            if held >= DRAIN_BYTES {
+                self.ports.drain(&mut self.device, now);
+                bytes += std::mem::take(&mut held);
+            }
+        }
+        self.ports.drain(&mut self.device, now);
+        bytes + held
+    }
+
+    /// Takes a batch from the overlay, and sends on what comes out.
     fn read(&mut self, now: Instant) {
-        for _ in 0..BATCH {
-            let Some(tun) = &self.tun else { return };
+        let (mut bytes, mut held) = (0, 0);
+        for _ in 0..self.pace.quota() {
+            let Some(tun) = &self.ports.tun else { break };
             match tun.recv(&mut self.buffer) {
-                Ok(len) => self.device.handle_tun(now, &mut self.buffer, len),
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
+                Ok((header, len)) => {
+                    let buffer = self.buffer.get_mut(tun::HEADROOM..).unwrap_or_default();
+                    self.device.handle_tun(now, &header, buffer, len);
+                    bytes += len;
+                    held += len;
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
                 // The interface is deleted: nothing will ever come from this descriptor again.
                 Err(error) if error.raw_os_error() == Some(libc::EBADFD) => {
-                    self.tun = None;
-                    return self.notify(Notice::TunGone);
+                    self.ports.tun = None;
+                    self.ports.notify(Notice::TunGone);
+                    break;
                 }
-                Err(error) => return trace!(%error, "TUN read failed"),
-            }
-        }
-    }
-
-    /// Sends on everything that the device has ready.
-    fn drain(&mut self, now: Instant) {
-        while let Some(transmit) = self.device.poll_transmit() {
-            let (peer, len) = (transmit.peer, transmit.datagram.len());
-            match send(&self.udp, &transmit) {
-                Ok(Sent::AsAsked) => {}
-                Ok(Sent::WithoutSource) => self.device.source_gone(peer),
                 Err(error) => {
-                    trace!(%error, to = %transmit.to.address, "send failed");
-                    self.device.transmit_failed(now, peer, len);
+                    trace!(%error, "TUN read failed");
+                    break;
                 }
             }
-        }
-        while let Some(packet) = self.device.poll_packet() {
-            let written = self.tun.as_ref().is_some_and(|tun| tun.send(packet).is_ok());
-            if !written {
-                self.device.packet_failed();
+            if held >= DRAIN_BYTES {
+                self.ports.drain(&mut self.device, now);
+                held = 0;
+            }
+            if bytes >= BATCH_BYTES {
+                break;
             }
         }
-        while let Some(event) = self.device.poll_event() {
-            self.notify(Notice::Peer(event));
-        }
+        self.ports.drain(&mut self.device, now);
+        self.pace.worked(bytes);
     }
 
     /// Does what the control plane wants; false when it wants the end.
@@ -295,11 +318,14 @@ impl Dataplane {
                 Ok(Command::View(reply)) => {
                     let _ = reply.send(View {
                         device: self.device.snapshot(now),
-                        listen_port: self.udp.port(),
+                        listen_port: self.ports.udp.port(),
                         fwmark: self.fwmark,
                     });
                 }
-                Ok(Command::Attach(tun)) => self.tun = Some(tun),
+                Ok(Command::Attach(tun)) => {
+                    self.device.set_offload(tun.offload());
+                    self.ports.tun = Some(tun);
+                }
                 Ok(Command::Listen(open, reply)) => {
                     let _ = reply.send(self.listen(now, open));
                 }
@@ -325,55 +351,34 @@ impl Dataplane {
                     // Who sets a port that is taken hears of it now: nobody sees an error later.
                     Udp::bind(port, fwmark)?;
                 }
-                self.udp = Udp::closed(port);
+                self.ports.udp = Udp::closed(port);
             }
-            Some(port) if port != self.udp.port() || self.udp.is_closed() => {
-                self.udp = Udp::bind(port, fwmark)?;
+            Some(port) if port != self.ports.udp.port() || self.ports.udp.is_closed() => {
+                self.ports.udp = Udp::bind(port, fwmark)?;
             }
-            _ if fwmark != self.fwmark => self.udp.set_fwmark(fwmark)?,
+            _ if fwmark != self.fwmark => self.ports.udp.set_fwmark(fwmark)?,
             _ => {}
         }
         self.fwmark = fwmark;
         self.device.apply(now, changes);
         // Port 0 was the kernel's to choose.
-        self.device.apply(now, vec![Change::ListenPort(self.udp.port())]);
-        self.drain(now);
+        self.device.apply(now, vec![Change::ListenPort(self.ports.udp.port())]);
+        self.ports.drain(&mut self.device, now);
         Ok(())
     }
 
     fn listen(&mut self, now: Instant, open: bool) -> io::Result<()> {
         self.listening = open;
         if !open {
-            self.udp = Udp::closed(self.udp.port());
+            self.ports.udp = Udp::closed(self.ports.udp.port());
             self.device.set_underlay(now, false);
-        } else if self.udp.is_closed() {
-            self.udp = Udp::bind(self.udp.port(), self.fwmark)?;
-            self.device.apply(now, vec![Change::ListenPort(self.udp.port())]);
+        } else if self.ports.udp.is_closed() {
+            self.ports.udp = Udp::bind(self.ports.udp.port(), self.fwmark)?;
+            self.device.apply(now, vec![Change::ListenPort(self.ports.udp.port())]);
             self.device.set_underlay(now, true);
             self.device.handle_timeout(now);
-            self.drain(now);
+            self.ports.drain(&mut self.device, now);
         }
         Ok(())
-    }
-
-    fn notify(&self, notice: Notice) {
-        // Without a control plane there is nobody to tell; the Stop command is on its way.
-        let _ = self.notices.send(notice);
-    }
-}
-
-/// Sends a datagram; a full socket buffer is waited for, but not for long.
-fn send(udp: &Udp, transmit: &crate::wireguard::Transmit<'_>) -> io::Result<Sent> {
-    loop {
-        match udp.send(&transmit.to, transmit.ecn, transmit.datagram) {
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                let family = Family::of(&transmit.to.address);
-                let Some(fd) = udp.fd(family) else { return Err(error) };
-                if !poll::writable(fd, SEND_PATIENCE)? {
-                    return Err(error);
-                }
-            }
-            result => return result,
-        }
     }
 }
