@@ -125,6 +125,16 @@ impl Netlink {
         self.set_link(what, index, LinkAttribute::TxQueueLen(packets))
     }
 
+    /// Sets how many segments the kernel puts into one large packet for an interface.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::set_mtu`]; a kernel before 4.16 does not know it.
+    pub fn set_gso_max_segs(&mut self, index: u32, segments: u32) -> Result<(), NetlinkError> {
+        let what = format_args!("set the segments of interface {index} to {segments}");
+        self.set_link(what, index, LinkAttribute::GsoMaxSegs(segments))
+    }
+
     /// Keeps the kernel from giving an interface a link-local IPv6 address of its own, now and when it
     /// goes up.
     ///

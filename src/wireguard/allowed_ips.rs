@@ -3,6 +3,7 @@
 //! peer owns in the order in which it was given, which is how `wg` shows it, and so that taking all from
 //! one peer costs nothing for the others. Called by device.rs.
 
+use std::cell::Cell;
 use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
 
@@ -18,6 +19,9 @@ pub(super) struct AllowedIps {
     v6: PrefixMap<Ipv6Net, Owner>,
     owned: HashMap<PeerId, BTreeMap<u64, IpNet>>,
     next_turn: u64,
+    /// The last answer, until something changes: packets come in trains, and a walk down the trie was
+    /// 3 % of the time of a receiver.
+    last: Cell<Option<(IpAddr, Option<PeerId>)>>,
 }
 
 /// Who has a prefix, and since when: its key in `owned`.
@@ -31,6 +35,7 @@ impl AllowedIps {
     /// Gives a prefix to a peer, taking it from whichever peer had it. It becomes the peer's last one, also
     /// if the peer had it before (drivers/net/wireguard/allowedips.c, `add`).
     pub(super) fn insert(&mut self, prefix: IpNet, peer: PeerId) {
+        self.last.take();
         let prefix = prefix.trunc();
         let owner = Owner { peer, turn: self.next_turn };
         self.next_turn += 1;
@@ -46,6 +51,7 @@ impl AllowedIps {
 
     /// Takes a prefix from a peer; what another peer owns stays.
     pub(super) fn remove(&mut self, prefix: IpNet, peer: PeerId) {
+        self.last.take();
         let ours = |owner: Option<&Owner>| owner.is_some_and(|owner| owner.peer == peer);
         let former = match prefix.trunc() {
             IpNet::V4(net) if ours(self.v4.get(&net)) => self.v4.remove(&net),
@@ -59,6 +65,7 @@ impl AllowedIps {
 
     /// Takes every prefix from a peer.
     pub(super) fn remove_peer(&mut self, peer: PeerId) {
+        self.last.take();
         for prefix in self.owned.remove(&peer).into_iter().flat_map(BTreeMap::into_values) {
             match prefix {
                 IpNet::V4(net) => self.v4.remove(&net),
@@ -69,6 +76,17 @@ impl AllowedIps {
 
     /// The owner of the longest prefix that holds this address.
     pub(super) fn route(&self, address: IpAddr) -> Option<PeerId> {
+        if let Some((last, peer)) = self.last.get()
+            && last == address
+        {
+            return peer;
+        }
+        let peer = self.look_up(address);
+        self.last.set(Some((address, peer)));
+        peer
+    }
+
+    fn look_up(&self, address: IpAddr) -> Option<PeerId> {
         let owner = match address {
             IpAddr::V4(address) => self.v4.get_lpm(&Ipv4Net::from(address)).map(|(_, owner)| owner),
             IpAddr::V6(address) => self.v6.get_lpm(&Ipv6Net::from(address)).map(|(_, owner)| owner),
@@ -119,7 +137,9 @@ mod tests {
     fn a_prefix_moves_to_the_peer_that_claims_it_last() {
         let mut table = AllowedIps::default();
         table.insert(net("10.99.0.1/32"), PeerId(1));
+        assert_eq!(route(&table, "10.99.0.1"), Some(1));
         table.insert(net("10.99.0.1/32"), PeerId(2));
+        assert_eq!(route(&table, "10.99.0.1"), Some(2));
         table.remove(net("10.99.0.1/32"), PeerId(1));
         assert_eq!(route(&table, "10.99.0.1"), Some(2));
         table.remove(net("10.99.0.1/32"), PeerId(2));

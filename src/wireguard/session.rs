@@ -169,6 +169,11 @@ impl Session {
         Some(Established { initiator, ..current })
     }
 
+    /// Whether the session that would seal a packet now is not as old as this.
+    pub(super) fn is_younger(&self, now: Instant, age: Duration) -> bool {
+        self.current.is_some_and(|session| session.age(now) < age)
+    }
+
     fn usable(&self, now: Instant) -> Option<Established> {
         self.current.filter(|session| session.age(now) < REJECT_AFTER_TIME)
     }
