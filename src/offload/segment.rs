@@ -48,6 +48,7 @@ pub struct Segments<'a> {
     headers: &'a [u8],
     payload: &'a [u8],
     size: usize,
+    count: usize,
     /// Where the transport header begins.
     transport: usize,
     ip: Ip,
@@ -100,12 +101,14 @@ impl<'a> Segments<'a> {
         }
         let (headers, payload) =
             packet.split_at_checked(transport + length).ok_or(Unusable::TransportHeader)?;
-        Ok(Self { headers, payload, size: header.gso_size.into(), transport, ip, kind })
+        let size = usize::from(header.gso_size);
+        let count = payload.len().div_ceil(size).max(1);
+        Ok(Self { headers, payload, size, count, transport, ip, kind })
     }
 
     /// How many there are: at least one.
     pub fn count(&self) -> usize {
-        self.payload.len().div_ceil(self.size).max(1)
+        self.count
     }
 
     /// Bytes of each segment but the last, IP header included.
@@ -115,13 +118,13 @@ impl<'a> Segments<'a> {
 
     /// Bytes of the last segment, IP header included.
     pub fn last_len(&self) -> usize {
-        self.headers.len() + self.payload.len() - (self.count() - 1) * self.size
+        self.headers.len() + self.payload.len() - (self.count - 1) * self.size
     }
 
     /// Writes one whole packet to the start of `out` and tells its length; `None` if `out` is too short
     /// or there is no such segment.
     pub fn write(&self, index: usize, out: &mut [u8]) -> Option<usize> {
-        let last = self.count() - 1;
+        let last = self.count - 1;
         let begin = index.checked_mul(self.size).filter(|_| index <= last)?;
         let payload = self.payload.get(begin..)?;
         let payload = payload.get(..self.size).unwrap_or(payload);
@@ -130,7 +133,7 @@ impl<'a> Segments<'a> {
         let (headers, out_payload) =
             out.get_mut(..length)?.split_at_mut_checked(self.headers.len())?;
         headers.copy_from_slice(self.headers);
-        let payload_sum = copy_and_sum(payload, out_payload);
+        let payload_sum = copy_and_sum(payload, out_payload)?;
         let (ip, transport) = headers.split_at_mut_checked(self.transport)?;
         self.ip.write(index, length, ip)?;
         let transport_length = length - self.transport;
