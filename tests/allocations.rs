@@ -8,7 +8,7 @@ use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 use std::time::Duration;
 
-use hushwire::offload::VnetHeader;
+use hushwire::offload::{Coalescer, Offload, VnetHeader};
 use hushwire::wireguard::{Change, Device, Ecn, Endpoint, GossipChange};
 use wire::{Wire, udp};
 
@@ -116,4 +116,25 @@ fn a_dropped_datagram_allocates_nothing() {
     };
     drop_some(100);
     assert_eq!(allocations(|| drop_some(10_000)), 0);
+}
+
+#[test]
+fn a_batch_of_packets_is_joined_without_an_allocation() {
+    let mut buffer = Vec::new();
+    let mut ranges = Vec::new();
+    for index in 0..64u16 {
+        let mut packet = udp("10.99.0.1", "10.99.0.2", &[7; 1400]);
+        packet[4..6].copy_from_slice(&index.to_be_bytes());
+        // Some checksum: it is not verified, only whether there is one.
+        packet[26..28].fill(7);
+        ranges.push(buffer.len()..buffer.len() + packet.len());
+        buffer.extend(packet);
+    }
+    let mut coalescer = Coalescer::new(Offload::TcpAndUdp);
+    let mut plan = |buffer: &mut [u8]| {
+        coalescer.plan(buffer, ranges.iter().cloned());
+        coalescer.groups().map(|group| group.parts.len()).max()
+    };
+    assert_eq!(plan(&mut buffer.clone()), Some(46));
+    assert_eq!(allocations(|| assert_eq!(plan(&mut buffer), Some(46))), 0);
 }

@@ -96,6 +96,187 @@ fn segments_of_a_large_packet_are_joined_to_that_packet() {
     }
 }
 
+/// How many packets there are in each write.
+fn counts(coalescer: &mut Coalescer, packets: &[Vec<u8>]) -> Vec<usize> {
+    join(coalescer, packets).into_iter().map(|(_, count, _)| count).collect()
+}
+
+/// Packets of 100 bytes of payload that can be joined.
+fn streak(first: &Inner, count: usize) -> Vec<Inner> {
+    let streak = (0..count).map(|index| Inner {
+        id: first.id.wrapping_add(index as u16),
+        sequence: first.sequence.wrapping_add(index as u32 * 100),
+        payload: vec![index as u8; 100],
+        ..first.clone()
+    });
+    streak.collect()
+}
+
+#[test]
+fn a_packet_that_differs_in_its_headers_begins_anew_and_the_flow_goes_on_after_it() {
+    type Change = (&'static str, fn(&mut Inner));
+    let of_all: [Change; 3] = [
+        ("congestion mark", |inner| inner.tos = 3),
+        ("traffic class", |inner| inner.tos = 0x20),
+        ("hops", |inner| inner.ttl -= 1),
+    ];
+    let of_tcp: [Change; 15] = [
+        ("FIN", |inner| inner.flags |= FIN),
+        ("SYN", |inner| inner.flags |= SYN),
+        ("RST", |inner| inner.flags |= 0x04),
+        ("URG", |inner| inner.flags |= 0x20),
+        ("ECE", |inner| inner.flags |= 0x40),
+        ("CWR", |inner| inner.flags |= CWR),
+        ("no ACK", |inner| inner.flags = 0),
+        ("acknowledgement", |inner| inner.ack += 1),
+        ("window", |inner| inner.window += 1),
+        ("timestamp", |inner| inner.tcp_options[7] += 1),
+        ("more options", |inner| inner.tcp_options.extend([1; 4])),
+        ("gap", |inner| inner.sequence += 1),
+        ("sent again", |inner| inner.sequence -= 100),
+        ("too long", |inner| inner.payload.push(0)),
+        ("pure acknowledgement", |inner| inner.payload.clear()),
+    ];
+    let of_v4: [Change; 3] = [
+        ("identification", |inner| inner.id += 7),
+        ("DF", |inner| inner.dont_fragment = false),
+        ("IP options", |inner| inner.ip_options = vec![1; 4]),
+    ];
+    let of_v6: [Change; 2] = [
+        ("flow label", |inner| inner.label += 1),
+        ("extension header", |inner| inner.extensions = vec![(60, vec![1, 4, 0, 0, 0, 0])]),
+    ];
+    let mut coalescer = Coalescer::new(Offload::TcpAndUdp);
+    for (v6, udp) in [(false, false), (false, true), (true, false), (true, true)] {
+        let mut first = if udp { Inner::udp(v6, 0) } else { Inner::tcp(v6, 0) };
+        first.id = 7;
+        let mut changes = of_all.to_vec();
+        changes.extend(if v6 { of_v6.as_slice() } else { &of_v4 });
+        changes.extend(of_tcp.iter().filter(|_| !udp));
+        for (what, change) in changes {
+            let mut streak = streak(&first, 6);
+            change(&mut streak[2]);
+            let packets: Vec<_> = streak.iter().map(Inner::bytes).collect();
+            let counts = counts(&mut coalescer, &packets);
+            assert_eq!(counts, [2, 1, 3], "{what}, v6 {v6}, udp {udp}");
+        }
+    }
+}
+
+#[test]
+fn a_shorter_packet_and_one_with_push_are_the_last_of_their_group() {
+    let mut coalescer = Coalescer::new(Offload::TcpAndUdp);
+    for v6 in [false, true] {
+        let mut shorter = streak(&Inner::tcp(v6, 0), 5);
+        shorter[1].payload.truncate(60);
+        for later in &mut shorter[2..] {
+            later.sequence = later.sequence.wrapping_sub(40);
+        }
+        let packets: Vec<_> = shorter.iter().map(Inner::bytes).collect();
+        assert_eq!(counts(&mut coalescer, &packets), [2, 3]);
+
+        let mut push = streak(&Inner::tcp(v6, 0), 5);
+        push[0].flags |= PSH;
+        push[2].flags |= PSH;
+        let packets: Vec<_> = push.iter().map(Inner::bytes).collect();
+        let joined = join(&mut coalescer, &packets);
+        let flags =
+            joined.iter().map(|(_, count, write)| (*count, write[if v6 { 40 } else { 20 } + 13]));
+        assert_eq!(flags.collect::<Vec<_>>(), [(1, ACK | PSH), (2, ACK | PSH), (2, ACK)]);
+    }
+}
+
+#[test]
+fn an_identification_that_stays_is_joined_only_where_it_means_nothing() {
+    let mut coalescer = Coalescer::new(Offload::TcpAndUdp);
+    for (dont_fragment, ids, expected) in [
+        (true, [9, 9, 9, 9], vec![4]),
+        (false, [9, 9, 9, 9], vec![1, 1, 1, 1]),
+        (true, [9, 9, 10, 11], vec![2, 2]),
+        (true, [9, 10, 10, 10], vec![2, 2]),
+        (false, [0xfffe, 0xffff, 0, 1], vec![4]),
+    ] {
+        let mut streak = streak(&Inner::tcp(false, 0), 4);
+        for (packet, id) in streak.iter_mut().zip(ids) {
+            (packet.id, packet.dont_fragment) = (id, dont_fragment);
+        }
+        let packets: Vec<_> = streak.iter().map(Inner::bytes).collect();
+        assert_eq!(counts(&mut coalescer, &packets), expected, "{ids:?}, DF {dont_fragment}");
+    }
+}
+
+#[test]
+fn a_write_is_no_longer_than_a_packet_can_be() {
+    let mut coalescer = Coalescer::new(Offload::TcpAndUdp);
+    for (v6, longest) in [(false, 65_535), (true, 65_535)] {
+        let mut inner = Inner::tcp(v6, longest);
+        inner.payload.truncate(longest - inner.headers());
+        let mut packets = inner.cut(1380);
+        let joined = join(&mut coalescer, &packets);
+        assert_eq!((joined.len(), joined[0].2.len()), (1, longest));
+        // One byte more, in the last and shortest.
+        inner.payload.push(0);
+        let longer = inner.payload.len() % 1380;
+        inner.sequence = inner.sequence.wrapping_add((packets.len() as u32 - 1) * 1380);
+        inner.id = inner.id.wrapping_add(packets.len() as u16 - 1);
+        inner.payload.truncate(longer);
+        *packets.last_mut().unwrap() = inner.bytes();
+        assert_eq!(counts(&mut coalescer, &packets), [packets.len() - 1, 1]);
+    }
+}
+
+#[test]
+fn datagrams_are_joined_by_64_and_only_where_the_kernel_takes_them() {
+    for v6 in [false, true] {
+        let packets: Vec<_> = streak(&Inner::udp(v6, 0), 130).iter().map(Inner::bytes).collect();
+        assert_eq!(counts(&mut Coalescer::new(Offload::TcpAndUdp), &packets), [64, 64, 2]);
+        assert_eq!(counts(&mut Coalescer::new(Offload::Tcp), &packets), [1; 130]);
+        // The longer one begins anew, and the next is the shorter one that may end it.
+        let mut longer = streak(&Inner::udp(v6, 0), 6);
+        longer[2].payload.push(0);
+        let longer: Vec<_> = longer.iter().map(Inner::bytes).collect();
+        assert_eq!(counts(&mut Coalescer::new(Offload::TcpAndUdp), &longer), [2, 2, 2]);
+        // A datagram without a checksum would get one when it is cut again.
+        let mut without = packets[..3].to_vec();
+        let at = packets[0].len() - 102;
+        without[1][at..at + 2].fill(0);
+        assert_eq!(counts(&mut Coalescer::new(Offload::TcpAndUdp), &without), [1, 1, 1]);
+    }
+}
+
+#[test]
+fn each_of_64_interleaved_flows_is_joined() {
+    let mut coalescer = Coalescer::new(Offload::TcpAndUdp);
+    let flows = (0..64).map(|port| {
+        let mut inner =
+            [Inner::tcp(false, 0), Inner::tcp(true, 0), Inner::udp(true, 0)][port % 3].clone();
+        inner.ports[0] = 40_000 + port as u16;
+        streak(&inner, 4)
+    });
+    let flows: Vec<_> = flows.collect();
+    let packets: Vec<_> =
+        (0..4).flat_map(|turn| flows.iter().map(move |flow| flow[turn].bytes())).collect();
+    assert_eq!(counts(&mut coalescer, &packets), [4; 64]);
+    // More flows than have places: some begin anew, and all is there.
+    let many = (0..2000u16).map(|port| {
+        let mut inner = Inner::tcp(false, 10);
+        inner.ports[0] = port % 1000;
+        inner.bytes()
+    });
+    let many: Vec<_> = many.collect();
+    assert_eq!(counts(&mut coalescer, &many).iter().sum::<usize>(), 2000);
+}
+
+#[test]
+fn a_packet_alone_is_written_as_it_is() {
+    let mut coalescer = Coalescer::new(Offload::TcpAndUdp);
+    assert_eq!(join(&mut coalescer, &[]), []);
+    for packet in [Inner::tcp(false, 100).bytes(), Inner::udp(true, 9).bytes(), vec![0], vec![]] {
+        let lone = (VnetHeader::default(), 1, packet.clone());
+        assert_eq!(join(&mut coalescer, &[packet]), [lone]);
+    }
+}
+
 #[test]
 fn whatever_is_joined_comes_apart_again_in_the_order_of_each_flow() {
     let mut random = Rng::with_seed(3);

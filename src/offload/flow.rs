@@ -185,13 +185,14 @@ impl Transport {
 }
 
 impl Flow {
-    /// Spreads flows over a table. Whoever can choose addresses and ports has a key to the overlay.
+    /// Spreads flows over a table: each word is mixed in as by the finisher of MurmurHash3. Whoever can
+    /// choose addresses and ports has a key to the overlay, and collisions cost no more than writes.
     pub(super) fn hash(&self) -> usize {
-        let [a, b, c, d] = self.addresses;
-        let mixed = (a ^ c.rotate_left(32)).wrapping_mul(0x9e37_79b9_7f4a_7c15)
-            ^ (b ^ d.rotate_left(32)).wrapping_mul(0xc2b2_ae3d_27d4_eb4f)
-            ^ u64::from(self.ports).wrapping_mul(0xff51_afd7_ed55_8ccd);
-        (mixed ^ mixed >> 32) as usize
+        let mixed = self.addresses.iter().fold(u64::from(self.ports), |mixed, word| {
+            let mixed = (mixed ^ word).wrapping_mul(0xff51_afd7_ed55_8ccd);
+            mixed ^ mixed >> 33
+        });
+        mixed as usize
     }
 
     pub(super) fn is_udp(&self) -> bool {
