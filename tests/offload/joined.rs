@@ -1,75 +1,10 @@
-//! Large packets: cut apart and joined again, against a reference that does it byte by byte.
-//!
-//! What is drawn at random has fixed seeds, so that a failure comes again.
-
-#[path = "support/inner.rs"]
-mod inner;
-
-use std::ops::Range;
+//! What is joined, what is not, and in which order it is written.
 
 use fastrand::Rng;
-use hushwire::offload::{
-    Coalescer, GSO_ECN, GSO_NONE, Offload, Segments, Unusable, VnetHeader, finish_checksum,
-};
-use inner::{ACK, CWR, FIN, Inner, PSH, SYN, UDP};
+use hushwire::offload::{Coalescer, Offload, VnetHeader};
 
-/// All segments of a large packet; what lies behind them must stay as it is.
-fn cut(header: &VnetHeader, packet: &[u8]) -> Result<Vec<Vec<u8>>, Unusable> {
-    let segments = Segments::of(header, packet)?;
-    let cut = (0..segments.count()).map(|index| {
-        let last = index + 1 == segments.count();
-        let expected = if last { segments.last_len() } else { segments.segment_len() };
-        let mut out = vec![0xa5; expected + 3];
-        assert_eq!(segments.write(index, &mut out), Some(expected));
-        assert_eq!(out.split_off(expected), [0xa5; 3]);
-        assert_eq!(segments.write(index, &mut out[1..]), None, "no room");
-        out
-    });
-    let cut = cut.collect();
-    assert_eq!(segments.write(segments.count(), &mut [0; 65_600]), None);
-    assert_eq!(segments.write(usize::MAX, &mut [0; 65_600]), None);
-    Ok(cut)
-}
-
-#[test]
-fn a_large_packet_becomes_what_the_reference_cuts() {
-    let mut random = Rng::with_seed(1);
-    for round in 0..4000 {
-        let inner = Inner::any(&mut random);
-        let sizes = [random.u16(1..=64), random.u16(500..=1400), random.u16(1..)];
-        let smallest = (inner.payload.len() / 200) as u16;
-        let gso_size = sizes[random.usize(..3)].max(smallest);
-        let (mut header, packet) = inner.large(gso_size.max(1));
-        // The kernel's may say more, and need not say anything.
-        header.hdr_len = random.u16(..);
-        if random.bool() {
-            header.gso_type |= GSO_ECN;
-        }
-        let expected = inner.cut(gso_size.max(1));
-        let cut = cut(&header, &packet).unwrap();
-        assert_eq!(cut.len(), expected.len(), "round {round}");
-        for (index, (cut, expected)) in cut.iter().zip(&expected).enumerate() {
-            assert_eq!(cut, expected, "round {round}, segment {index} of {inner:?}");
-        }
-    }
-}
-
-/// What the TUN would be given for the packets: a virtio header and the bytes of one `writev` each.
-fn join(coalescer: &mut Coalescer, packets: &[Vec<u8>]) -> Vec<(VnetHeader, usize, Vec<u8>)> {
-    // As they lie after opening: one after the other, something else between them.
-    let (mut buffer, mut ranges) = (Vec::new(), Vec::<Range<usize>>::new());
-    for packet in packets {
-        buffer.extend([0xa5; 16]);
-        ranges.push(buffer.len()..buffer.len() + packet.len());
-        buffer.extend(packet);
-    }
-    coalescer.plan(&mut buffer, ranges);
-    let groups = coalescer.groups().map(|group| {
-        let write = group.parts.iter().flat_map(|range| buffer[range.clone()].to_vec()).collect();
-        (group.header, group.parts.len(), write)
-    });
-    groups.collect()
-}
+use crate::inner::{ACK, CWR, FIN, Inner, PSH, SYN, UDP};
+use crate::{cut, join};
 
 #[test]
 fn segments_of_a_large_packet_are_joined_to_that_packet() {
@@ -406,77 +341,4 @@ fn ends(packet: &[u8]) -> (Ends<'_>, Option<&[u8]>) {
         _ if packet[6] == 60 => ((packet[40], &packet[8..40]), Some(&packet[48..52])),
         _ => ((packet[6], &packet[8..40]), packet.get(40..44)),
     }
-}
-
-#[test]
-fn a_lone_checksum_is_finished() {
-    let mut random = Rng::with_seed(4);
-    for _ in 0..2000 {
-        let inner = Inner::any(&mut random);
-        let (header, mut packet) = inner.large(1);
-        let header = VnetHeader { gso_type: GSO_NONE, gso_size: 0, ..header };
-        finish_checksum(&header, &mut packet).unwrap();
-        let mut expected = inner.bytes();
-        // All protocols take the other zero.
-        let at = usize::from(header.csum_start + header.csum_offset);
-        if expected[at..at + 2] == [0, 0] {
-            expected[at..at + 2].fill(0xff);
-        }
-        assert_eq!(packet, expected);
-        finish_checksum(&VnetHeader::default(), &mut packet).unwrap();
-        assert_eq!(packet, expected, "nothing was to be done");
-    }
-}
-
-#[test]
-fn a_udp_checksum_of_zero_is_written_as_all_ones() {
-    let mut inner = Inner::udp(false, 4);
-    inner.payload.fill(0);
-    let (header, packet) = inner.large(2);
-    let at = usize::from(header.csum_start + header.csum_offset);
-    // What lacks to all ones, in the first two bytes of the payload of the one segment.
-    let expected = inner.cut(2);
-    let missing = u16::from_be_bytes([expected[0][at], expected[0][at + 1]]);
-    inner.payload[..2].copy_from_slice(&missing.to_be_bytes());
-    let (header, packet) = (header, [&packet[..28], &inner.payload].concat());
-    let cut = cut(&header, &packet).unwrap();
-    assert_eq!(cut[0][at..at + 2], [0xff, 0xff]);
-    assert_eq!(cut, inner.cut(2));
-
-    inner.payload.truncate(2);
-    let (header, mut packet) = inner.large(1);
-    let sum_before = inner.bytes();
-    finish_checksum(&header, &mut packet).unwrap();
-    assert_eq!(packet, sum_before);
-    assert_eq!(packet[at..at + 2], [0xff, 0xff]);
-}
-
-#[test]
-fn bytes_that_make_no_sense_never_panic() {
-    let mut random = Rng::with_seed(5);
-    let mut coalescer = Coalescer::new(Offload::TcpAndUdp);
-    let mut usable = 0;
-    for _ in 0..60_000 {
-        let mut inner = Inner::any(&mut random);
-        inner.payload.truncate(random.usize(..300));
-        let (header, mut packet) = inner.large(random.u16(..100));
-        let mut header = header.to_bytes();
-        for _ in 0..random.usize(..3) {
-            header[random.usize(..header.len())] = random.u8(..);
-        }
-        for _ in 0..random.usize(..4) {
-            let at = random.usize(..packet.len().min(80));
-            packet[at] = random.u8(..);
-        }
-        packet.truncate(packet.len().saturating_sub(random.usize(..200).saturating_sub(120)));
-        let header = VnetHeader::from_bytes(&header);
-        if let Ok(cut) = cut(&header, &packet) {
-            usable += 1;
-            join(&mut coalescer, &cut);
-        }
-        let _ = finish_checksum(&header, &mut packet);
-        let half = packet.split_off(packet.len() / 2);
-        join(&mut coalescer, &[packet.clone(), half, packet, Vec::new()]);
-    }
-    assert!(usable > 5000, "only {usable} packets were cut");
 }
