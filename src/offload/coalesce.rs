@@ -10,8 +10,9 @@ use std::ops::Range;
 
 use super::Offload;
 use super::checksum::{fold, pseudo_header, sum};
-use super::flow::{Class, Flow, Joins, Segment, TCP, UDP};
+use super::flow::{Class, Flow, Joins, Segment};
 use super::header::{GSO_TCPV4, GSO_TCPV6, GSO_UDP_L4, NEEDS_CSUM, VnetHeader};
+use super::{PSH, TCP, UDP};
 
 /// Bytes of a joined packet, IP header included: the length field of IPv4 has 16 bits, and a socket
 /// buffer that need not say otherwise is not longer (GRO_LEGACY_MAX_SIZE in include/linux/netdevice.h).
@@ -265,7 +266,7 @@ impl Plan {
         } else {
             let header: &mut [u8; 20] = transport.first_chunk_mut()?;
             if self.push {
-                header[13] |= 0x08;
+                header[13] |= PSH;
             }
             [header[16], header[17]] = pseudo;
         }

@@ -3,6 +3,8 @@
 //! Ports and sequence numbers are a peer's: nothing is trusted but the length of the slice. A packet
 //! whose flow cannot be told, though it may be one of TCP or UDP, is a [`Class::Barrier`].
 
+use super::{PSH, TCP, UDP};
+
 /// What a packet means to the flows that are being joined.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Class {
@@ -212,11 +214,9 @@ fn word(header: &[u8], at: usize) -> u64 {
         .map_or(0, |bytes| u64::from_be_bytes(*bytes))
 }
 
-pub(super) const TCP: u8 = 6;
-pub(super) const UDP: u8 = 17;
 const ICMPV6: u8 = 58;
 const DF: u16 = 0x4000;
 const ACK: u16 = 0x10;
-const ACK_PSH: u16 = 0x18;
+const ACK_PSH: u16 = ACK | PSH as u16;
 /// PSH in the word of the TCP header that begins with the acknowledgement.
-const PSH_IN_WORD: u64 = 0x0008_0000;
+const PSH_IN_WORD: u64 = (PSH as u64) << 16;

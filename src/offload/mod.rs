@@ -33,3 +33,9 @@ pub enum Offload {
     /// Datagrams of UDP, too (Linux 6.2).
     TcpAndUdp,
 }
+
+/// Protocol numbers as IP headers have them.
+const TCP: u8 = 6;
+const UDP: u8 = 17;
+/// Flag of TCP (RFC 9293 section 3.1).
+const PSH: u8 = 0x08;

@@ -10,6 +10,7 @@ use std::fmt;
 
 use super::checksum::{copy_and_sum, fold, sum};
 use super::header::{GSO_ECN, GSO_TCPV4, GSO_TCPV6, GSO_UDP_L4, NEEDS_CSUM, VnetHeader};
+use super::{PSH, TCP, UDP};
 
 /// Why nothing can be made of a packet with its virtio header.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -275,11 +276,8 @@ pub fn finish_checksum(header: &VnetHeader, packet: &mut [u8]) -> Result<(), Unu
     Ok(())
 }
 
-const TCP: u8 = 6;
-const UDP: u8 = 17;
 const UDP_HEADER: usize = 8;
 const FIN: u8 = 0x01;
-const PSH: u8 = 0x08;
 const CWR: u8 = 0x80;
 
 /// What takes a length out of a sum (RFC 1624).

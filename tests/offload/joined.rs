@@ -122,6 +122,25 @@ fn a_shorter_packet_and_one_with_push_are_the_last_of_their_group() {
 }
 
 #[test]
+fn flags_that_go_with_one_packet_are_not_joined_even_if_all_have_them() {
+    let mut coalescer = Coalescer::new(Offload::TcpAndUdp);
+    for v6 in [false, true] {
+        // The last four are beside the data offset: AE of Accurate ECN, and what is reserved.
+        for flag in [0x001, 0x002, 0x004, 0x020, 0x040, 0x080, 0x100, 0x200, 0x400, 0x800u16] {
+            let packets = streak(&Inner::tcp(v6, 0), 3).into_iter().map(|inner| {
+                let mut packet = inner.bytes();
+                let at = inner.transport() + 12;
+                packet[at] |= (flag >> 8) as u8;
+                packet[at + 1] |= flag as u8;
+                packet
+            });
+            let packets: Vec<_> = packets.collect();
+            assert_eq!(counts(&mut coalescer, &packets), [1, 1, 1], "{flag:#x}, v6 {v6}");
+        }
+    }
+}
+
+#[test]
 fn an_identification_that_stays_is_joined_only_where_it_means_nothing() {
     let mut coalescer = Coalescer::new(Offload::TcpAndUdp);
     for (dont_fragment, ids, expected) in [
