@@ -26,16 +26,19 @@ use tokio::sync::mpsc::UnboundedSender;
 use tokio::sync::oneshot;
 use tracing::{debug, trace};
 
-use crate::offload::Offload;
+use crate::offload::{Offload, VnetHeader};
 use crate::sys::poll::{self, Waker};
 use crate::sys::tun::{self, Tun};
 use crate::sys::udp::{Family, ReceiveBatch, Udp};
-use crate::wireguard::{Change, Device, Event, Snapshot};
+use crate::wireguard::{Change, Device, Ecn, Event, Snapshot};
 
+mod backlog;
+mod codel;
 mod pace;
 mod ports;
 
-use pace::Pace;
+use backlog::{Backlog, Waiting};
+use pace::{Pace, Wakeup};
 use ports::Ports;
 
 /// Packets taken from one descriptor before the others have their turn, and bytes: a fraction of a
@@ -44,6 +47,9 @@ const BATCH: usize = 64;
 const BATCH_BYTES: usize = 192 * 1024;
 /// What the device holds is sent on when it has come to so much, before more is taken.
 const DRAIN_BYTES: usize = 16 * 1024;
+/// What was received with so many bytes or fewer goes before what has more: a datagram that gossip may
+/// be, before the many that a transfer is.
+const SMALL: usize = 2048;
 /// How often one system call receives something, each time up to 64 KiB of joined datagrams.
 const RECEIVE_BATCH: usize = 8;
 /// The largest datagram or packet that there is, with room for a header before and padding behind it.
@@ -174,6 +180,7 @@ pub fn start(
         commands,
         waker: waker.clone(),
         buffer: vec![0; BUFFER],
+        backlog: Backlog::default(),
         received: ReceiveBatch::new(RECEIVE_BATCH, BUFFER),
         pace: Pace::new(),
         fwmark,
@@ -191,6 +198,7 @@ struct Dataplane {
     commands: mpsc::Receiver<Command>,
     waker: Arc<Waker>,
     buffer: Vec<u8>,
+    backlog: Backlog,
     received: ReceiveBatch,
     pace: Pace,
     fwmark: u32,
@@ -202,7 +210,11 @@ impl Dataplane {
         let mut now = Instant::now();
         self.ports.drain(&mut self.device, now);
         loop {
-            let timeout = self.device.next_timeout().map(|at| at.saturating_duration_since(now));
+            let timeout = if self.backlog.is_empty() {
+                self.device.next_timeout().map(|at| at.saturating_duration_since(now))
+            } else {
+                Some(Duration::ZERO)
+            };
             let fds = [
                 Some(self.waker.as_fd()),
                 self.ports.udp.fd(Family::V4),
@@ -216,7 +228,9 @@ impl Dataplane {
                 std::thread::sleep(WAIT_FAILED);
                 continue;
             };
-            self.pace.woke(now);
+            if self.pace.woke(now) == Wakeup::Lone {
+                self.backlog.shrink();
+            }
             self.device.handle_timeout(now);
             self.ports.drain(&mut self.device, now);
             for (ready, family) in [(v4, Family::V4), (v6, Family::V6)] {
@@ -227,6 +241,7 @@ impl Dataplane {
             if overlay {
                 self.read(now);
             }
+            self.work_off(now);
             if command && !self.take_commands(now) {
                 return;
             }
@@ -254,35 +269,32 @@ impl Dataplane {
         self.pace.worked(bytes);
     }
 
-    /// Hands the device what was received, and sends on what comes out; says how many bytes it was.
+    /// Hands the device what was received, what is small before what is large, and sends on what comes out;
+    /// says how many bytes it was.
     fn open(&mut self, now: Instant) -> usize {
         let (mut bytes, mut held) = (0, 0);
-        for received in self.received.received() {
-            for datagram in received.datagrams() {
-                self.device.handle_udp(now, received.from, received.ecn, datagram);
-                held += datagram.len();
+        for small in [true, false] {
+            for received in self.received.received().filter(|some| small == (some.len() <= SMALL)) {
+                for datagram in received.datagrams() {
+                    self.device.handle_udp(now, received.from, received.ecn, datagram);
+                }
+                held += received.len();
+                if held >= DRAIN_BYTES {
+                    self.ports.drain(&mut self.device, now);
+                    bytes += std::mem::take(&mut held);
+                }
             }
-            if held >= DRAIN_BYTES {
-                self.ports.drain(&mut self.device, now);
-                bytes += std::mem::take(&mut held);
-            }
+            self.ports.drain(&mut self.device, now);
         }
-        self.ports.drain(&mut self.device, now);
         bytes + held
     }
 
-    /// Takes a batch from the overlay, and sends on what comes out.
+    /// Takes a batch from the overlay. What is small is sent on, what is large waits in the backlog.
     fn read(&mut self, now: Instant) {
-        let (mut bytes, mut held) = (0, 0);
         for _ in 0..self.pace.quota() {
             let Some(tun) = &self.ports.tun else { break };
             match tun.recv(&mut self.buffer) {
-                Ok((header, len)) => {
-                    let buffer = self.buffer.get_mut(tun::HEADROOM..).unwrap_or_default();
-                    self.device.handle_tun(now, &header, buffer, len);
-                    bytes += len;
-                    held += len;
-                }
+                Ok((header, len)) => self.take(now, header, len),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
                 // The interface is deleted: nothing will ever come from this descriptor again.
                 Err(error) if error.raw_os_error() == Some(libc::EBADFD) => {
@@ -295,15 +307,41 @@ impl Dataplane {
                     break;
                 }
             }
-            if held >= DRAIN_BYTES {
-                self.ports.drain(&mut self.device, now);
-                held = 0;
-            }
-            if bytes >= BATCH_BYTES {
-                break;
-            }
         }
         self.ports.drain(&mut self.device, now);
+    }
+
+    /// Takes the packet in the buffer.
+    fn take(&mut self, now: Instant, header: VnetHeader, len: usize) {
+        let packet = self.buffer.get_mut(tun::HEADROOM..).unwrap_or_default();
+        if !self.backlog.holds(&header, packet.get(..len).unwrap_or_default()) {
+            self.pace.worked(len);
+            return self.device.handle_tun(now, &header, packet, len);
+        }
+        let buffer = std::mem::replace(&mut self.buffer, self.backlog.buffer());
+        if let Err(buffer) = self.backlog.push(now, header, buffer, len) {
+            self.backlog.done(buffer);
+            self.device.backlog_full();
+        }
+    }
+
+    /// Sends on some of what waits in the backlog.
+    fn work_off(&mut self, now: Instant) {
+        let mut bytes = 0;
+        while bytes < BATCH_BYTES
+            && let Some(waiting) = self.backlog.pop(now)
+        {
+            let Waiting { header, mut buffer, len, is_congested, .. } = waiting;
+            bytes += len;
+            let packet = buffer.get_mut(tun::HEADROOM..).unwrap_or_default();
+            if is_congested && !Ecn::mark_congested(packet) {
+                self.device.backlog_full();
+            } else {
+                self.device.handle_tun(now, &header, packet, len);
+                self.ports.drain(&mut self.device, now);
+            }
+            self.backlog.done(buffer);
+        }
         self.pace.worked(bytes);
     }
 

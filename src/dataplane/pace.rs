@@ -13,6 +13,15 @@ const LONE: Duration = Duration::from_micros(20);
 /// The work for a byte, generously: sealing or opening it takes half a nanosecond.
 const NANOSECONDS_PER_BYTE: u64 = 2;
 
+/// What a wakeup found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Wakeup {
+    /// Something that came after a pause.
+    Lone,
+    /// What had been waiting.
+    Busy,
+}
+
 /// How many packets to take.
 #[derive(Debug)]
 pub(super) struct Pace {
@@ -28,12 +37,13 @@ impl Pace {
     }
 
     /// Called at each wakeup.
-    pub(super) fn woke(&mut self, now: Instant) {
+    pub(super) fn woke(&mut self, now: Instant) -> Wakeup {
         let work = Duration::from_nanos(NANOSECONDS_PER_BYTE * self.bytes as u64);
         let busy = self.woke.is_some_and(|before| now < before + LONE + work);
         self.quota = if busy { (self.quota * 2).min(BATCH) } else { 1 };
         self.woke = Some(now);
         self.bytes = 0;
+        if busy { Wakeup::Busy } else { Wakeup::Lone }
     }
 
     /// Tells that so many bytes were handled.

@@ -52,6 +52,15 @@ pub(super) enum Joins {
     Anywhere,
 }
 
+/// Whether two packets may be of one flow, so that neither may overtake the other.
+pub fn same_flow(one: &[u8], other: &[u8]) -> bool {
+    match (Class::of(one, true), Class::of(other, true)) {
+        (Class::Segment(one), Class::Segment(other)) => one.flow == other.flow,
+        (Class::Barrier, _) | (_, Class::Barrier) => true,
+        (Class::Aside, _) | (_, Class::Aside) => false,
+    }
+}
+
 impl Class {
     pub(super) fn of(packet: &[u8], udp: bool) -> Self {
         match packet.first().map(|first| first >> 4) {

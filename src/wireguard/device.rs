@@ -294,6 +294,11 @@ impl Device {
         }
     }
 
+    /// Tells that a packet was not given to [`Device::handle_tun`], for too many were waiting before it.
+    pub fn backlog_full(&mut self) {
+        self.drops.count(DropReason::Backlog);
+    }
+
     /// Tells that so many packets from [`Device::poll_packet`] could not be written to the TUN.
     pub fn packets_failed(&mut self, packets: usize) {
         self.drops.add(DropReason::TunWriteFailed, packets);

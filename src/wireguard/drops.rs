@@ -38,6 +38,9 @@ drop_reasons! {
     StagedOverflow = "staged_overflow",
     /// From the TUN: staged for a session that did not come in time.
     StagedExpired = "staged_expired",
+    /// From the TUN: a large packet (up to 64 KiB of one connection) that would have waited too long; the
+    /// machine is too busy to seal it.
+    Backlog = "backlog",
     /// To the underlay: the kernel refused the datagram (no route, too large, buffer full).
     SendFailed = "send_failed",
     /// To the TUN: the kernel refused the packet (interface down or gone).

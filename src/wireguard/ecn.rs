@@ -49,6 +49,12 @@ impl Ecn {
         }
     }
 
+    /// Marks an IP packet as one that met congestion; false if its transport does not understand marks,
+    /// and must learn of it by a loss.
+    pub fn mark_congested(packet: &mut [u8]) -> bool {
+        Self::decapsulate(Ecn::Congested, packet)
+    }
+
     /// Brings the mark of the outer header into the packet that was inside; false if the packet must be
     /// dropped.
     pub(super) fn decapsulate(outer: Ecn, packet: &mut [u8]) -> bool {

@@ -27,6 +27,16 @@ pub struct Received<'a> {
 }
 
 impl<'a> Received<'a> {
+    /// Bytes of all datagrams.
+    pub fn len(&self) -> usize {
+        self.contents.len()
+    }
+
+    /// Whether there is no byte: one empty datagram.
+    pub fn is_empty(&self) -> bool {
+        self.contents.is_empty()
+    }
+
     /// The datagrams, in the order in which they came.
     pub fn datagrams(&self) -> impl Iterator<Item = &'a [u8]> + use<'a> {
         let empty = self.contents.is_empty().then_some(self.contents);
