@@ -34,10 +34,7 @@ pub enum Fork {
 ///
 /// When the process has more than one thread, or the kernel gives no process or descriptor.
 pub fn fork() -> io::Result<Fork> {
-    // Without /proc there is nobody to ask; then the callers' word stands.
-    if std::fs::read_dir("/proc/self/task").is_ok_and(|threads| threads.count() > 1) {
-        return Err(io::Error::other("threads are running, which do not survive a fork"));
-    }
+    refuse_threads()?;
     let (reader, writer) = io::pipe()?;
     // SAFETY: this is the only thread (see above), so that the child may do what the parent might have
     // done: no lock is held by a thread that is not there.
@@ -52,6 +49,15 @@ pub fn fork() -> io::Result<Fork> {
         }
         _ => Ok(Fork::Starter(Starter { daemon: reader })),
     }
+}
+
+/// Says that this process has more than one thread, and so cannot be split in two.
+pub(super) fn refuse_threads() -> io::Result<()> {
+    // Without /proc there is nobody to ask; then the callers' word stands.
+    if std::fs::read_dir("/proc/self/task").is_ok_and(|threads| threads.count() > 1) {
+        return Err(io::Error::other("threads are running, which do not survive a fork"));
+    }
+    Ok(())
 }
 
 /// The process that the user started.

@@ -16,9 +16,11 @@ pub mod background;
 pub mod inherit;
 pub mod inotify;
 pub mod interface;
+pub mod keeper;
 mod message;
 pub mod netlink;
 pub mod poll;
+mod rights;
 pub mod tun;
 pub mod udp;
 
