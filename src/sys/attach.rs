@@ -16,8 +16,10 @@ use ipnet::IpNet;
 use super::netlink::{Link, Netlink, NetlinkError, Route, RouteTarget};
 use super::tun::{self, Tun};
 
+mod adopt;
 mod error;
 
+pub use adopt::adopt;
 pub use error::AttachError;
 
 /// Metric of the `unreachable` routes that stay behind when the interface goes.

@@ -2,7 +2,8 @@
 //!
 //! An interface may be moved to another network namespace while its descriptor stays here. Looking at it
 //! there leaves nothing open in that namespace: a socket kept there would keep a namespace alive whose
-//! container has gone, and the interface with it. The daemon of a bare device is the caller.
+//! container has gone, and the interface with it. The daemon of a bare device follows its interface so;
+//! `attach` looks at one that it is to take over.
 
 use std::fs::{File, Metadata};
 use std::io;
@@ -72,6 +73,16 @@ impl TunWatch {
             }
         }
         result
+    }
+
+    /// Whether it is in the network namespace of the calling thread.
+    ///
+    /// # Errors
+    ///
+    /// When the kernel does not tell: Linux before 5.2, no `CAP_NET_ADMIN` over that namespace, or the
+    /// interface is deleted.
+    pub fn is_here(&self) -> io::Result<bool> {
+        self.namespace().map(|namespace| is_ours(&namespace))
     }
 
     /// Looks at it in the namespace of the calling thread.

@@ -12,7 +12,9 @@ use netlink_packet_route::address::{AddressAttribute, AddressFlags, AddressMessa
 use netlink_packet_route::link::{
     AfSpecInet6, AfSpecUnspec, In6AddrGenMode, LinkAttribute, LinkFlags, LinkMessage,
 };
-use netlink_packet_route::route::{RouteAttribute, RouteHeader, RouteMessage, RouteScope};
+use netlink_packet_route::route::{
+    RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteScope,
+};
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 
 use convert::{address_message, read_address, read_link, read_route, route_message};
@@ -261,8 +263,9 @@ impl Netlink {
     /// `ESRCH` when there is none; `EPERM` without `CAP_NET_ADMIN`.
     pub fn delete_route(&mut self, route: &Route) -> Result<(), NetlinkError> {
         let mut message = route_message(route);
-        // Any scope: the kernel may have given it another than we would.
+        // Any scope and any origin: the kernel, or whoever made it, may have given it others than we would.
         message.header.scope = RouteScope::NoWhere;
+        message.header.protocol = RouteProtocol::Unspec;
         let request = RouteNetlinkMessage::DelRoute(message);
         self.command(format_args!("delete the {route}"), request, 0)
     }

@@ -11,6 +11,7 @@
 //! `ip`: what the kernel was told is read back by somebody else's eyes. TUN names differ from test to test
 //! because `/proc/PID/fdinfo` shows those of all namespaces.
 
+mod adopt;
 mod attach;
 mod netlink;
 mod netns;

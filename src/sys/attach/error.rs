@@ -55,6 +55,13 @@ pub enum AttachError {
         /// The prefix.
         prefix: IpNet,
     },
+    /// One that another process has attached is not what is wanted.
+    NotAdopted {
+        /// Name of the interface.
+        interface: String,
+        /// What is wrong with it.
+        why: String,
+    },
     /// The TUN driver refused for another reason.
     Tun {
         /// Name of the interface.
@@ -118,6 +125,9 @@ impl fmt::Display for AttachError {
                      tunnel; remove it (`ip {family} route show {prefix}`), or take the prefix out of the \
                      peer's allowed IPs"
                 )
+            }
+            Self::NotAdopted { interface, why } => {
+                write!(f, "interface {interface}: the one that was kept does not fit: {why}")
             }
             Self::Tun { interface, error } => {
                 write!(f, "interface {interface}: cannot make the TUN: {error}")?;
@@ -207,6 +217,10 @@ mod tests {
                 "interface hush0: another route to 10.99.0.2/32 exists and does not lead into the tunnel; \
                  remove it (`ip -4 route show 10.99.0.2/32`), or take the prefix out of the peer's \
                  allowed IPs",
+            ),
+            (
+                AttachError::NotAdopted { interface: interface(), why: "it was deleted".into() },
+                "interface hush0: the one that was kept does not fit: it was deleted",
             ),
             (
                 AttachError::Tun { interface: interface(), error: os(libc::EINVAL) },
