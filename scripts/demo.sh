@@ -125,6 +125,7 @@ start_tunnels() {
   for number in 1 2 3; do
     start "tunnel$number" nsenter --target "${holder[number]}" --net --mount -- \
       "$hushwire" up --config "$work/machine$number/hushwire.toml"
+    tunnels+=("$!")
   done
   command_line 'hushwire up'
   for number in 1 2 3; do
@@ -287,6 +288,7 @@ show_status() {
 declare -a holder=() watcher=()
 declare -A capturer=()
 started=()
+tunnels=()
 work=
 finished=
 
@@ -341,6 +343,9 @@ clean_up() {
       tail -n 8 "$log" | cut -c 1-200
     done >&2
   fi
+  # Asked, not killed: their keepers would wait 30 s for a successor.
+  ((${#tunnels[@]} == 0)) || kill -TERM "${tunnels[@]}" 2>/dev/null || true
+  ((${#tunnels[@]} == 0)) || wait "${tunnels[@]}" 2>/dev/null || true
   # Each by its pid; with its last process a namespace goes, and all that is in it.
   ((${#started[@]} == 0)) || kill -KILL "${started[@]}" 2>/dev/null || true
   wait 2>/dev/null || true

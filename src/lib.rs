@@ -17,7 +17,8 @@
 //! - [`wireguard`]: the protocol as pure state; no sockets, no files, no clock of its own
 //! - [`dataplane`]: the packet loop; one thread owns TUN, UDP sockets and `Device`; decides nothing
 //! - [`offload`]: large packets of the TUN, cut apart and joined; pure as well
-//! - [`sys`]: Linux; TUN, UDP, netlink, attaching an interface; the only `unsafe`
+//! - [`sys`]: Linux; TUN, UDP, netlink, attaching an interface, keeping it while hushwire is away; the only
+//!   `unsafe`
 //! - [`config`]: the TOML file becomes a `Config`, or every error at once with its place
 //! - [`daemon`]: the life of `hushwire up` and of a bare device; signals, reload, names, control socket
 //! - [`uapi`]: the control socket; text becomes a typed request, a reply becomes text

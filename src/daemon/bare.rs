@@ -15,7 +15,7 @@ use tracing::{error, info};
 use super::clock::Clock;
 use super::error::Error;
 use super::follow::{Follower, Seen};
-use super::{block_on, control, hear, new_device, report};
+use super::{block_on, control, hear, keeper, new_device, report};
 use crate::dataplane::{self, Handle, Notice, View};
 use crate::sys::inherit;
 use crate::sys::inotify::FileWatch;
@@ -58,7 +58,11 @@ pub fn run_bare(bare: &Bare, ready: impl FnOnce()) -> Result<(), Error> {
         };
         let tun = match tun {
             Some(tun) => tun,
-            None => attach::make_bare(&name, MTU).map_err(Error::Attach)?,
+            None => {
+                // It would be in use for as long as the keeper of a killed `hushwire up` waits.
+                drop(keeper::take(&name).await);
+                attach::make_bare(&name, MTU).map_err(Error::Attach)?
+            }
         };
         let (device, inputs) = BareDevice::start(name, listener, tun)?;
         ready();

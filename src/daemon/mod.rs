@@ -11,11 +11,13 @@ mod clock;
 mod control;
 mod error;
 mod follow;
+mod keeper;
 mod names;
 mod overlay;
 mod report;
 
 use std::io;
+use std::os::fd::OwnedFd;
 use std::time::Duration;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -27,12 +29,14 @@ pub use error::Error;
 
 use crate::config::{self, Config, Environment};
 use crate::dataplane::{self, Handle, Notice, View};
-use crate::sys::attach::{self, AttachRequest};
+use crate::sys::attach::{self, AttachRequest, Attachment};
+use crate::sys::keeper::Keeper;
 use crate::sys::udp::Udp;
 use crate::uapi::Call;
 use crate::wireguard::{Change, Device, Event, PeerChange, PublicKey};
 use clock::Clock;
 use control::{PREDECESSOR_PATIENCE, PREDECESSOR_POLL};
+use keeper::Keeping;
 use names::{Names, Resolved};
 
 /// Until the interface is made anew when that failed after it was deleted.
@@ -40,13 +44,13 @@ const ATTACH_RETRY: Duration = Duration::from_secs(1);
 /// Initiations without an answer that make a peer count as down: 3 s after it was asked first.
 const UNANSWERED_IS_DOWN: u32 = 3;
 
-/// Runs the tunnel until SIGTERM or SIGINT.
+/// Runs the tunnel until SIGTERM or SIGINT. The keeper ends with it.
 ///
 /// # Errors
 /// [`Error`] when the tunnel cannot start, or not go on.
-pub fn run(config: Config, environment: Environment) -> Result<(), Error> {
+pub fn run(config: Config, environment: Environment, keeper: Option<Keeper>) -> Result<(), Error> {
     block_on(async {
-        let (daemon, inputs) = Daemon::start(config, environment).await?;
+        let (daemon, inputs) = Daemon::start(config, environment, keeper).await?;
         daemon.run(inputs).await
     })
 }
@@ -80,6 +84,8 @@ struct Daemon {
     attached: Attached,
     /// What the interface was last asked to be.
     request: AttachRequest,
+    /// Dropped after `plane`: the TUN's last descriptor is the keeper's, which is waited for.
+    keeping: Keeping,
     clock: Clock,
 }
 
@@ -90,7 +96,11 @@ enum Attached {
 }
 
 impl Daemon {
-    async fn start(config: Config, environment: Environment) -> Result<(Self, Inputs), Error> {
+    async fn start(
+        config: Config,
+        environment: Environment,
+        keeper: Option<Keeper>,
+    ) -> Result<(Self, Inputs), Error> {
         let clock = Clock::start();
         let (terminate, interrupt, reload) = (
             hear(SignalKind::terminate())?,
@@ -106,7 +116,13 @@ impl Daemon {
         names.follow(&config);
         let mtu = overlay::mtu(&config, &overlay::literal_endpoints(&config));
         let request = overlay::request(&config, mtu);
-        let attachment = attach::attach(&request).map_err(Error::Attach)?;
+        let kept = keeper::inherit(&config.interface.name, &config.path).await;
+        let keeping = Keeping::start(keeper, &config);
+        let attachment = match kept.and_then(|tun| adopt(tun, &request)) {
+            Some(attachment) => attachment,
+            None => attach::attach(&request).map_err(Error::Attach)?,
+        };
+        keeping.hold(&attachment.tun);
 
         // The loop starts last, with everything in place: what peers sent meanwhile waits in the
         // socket, and the handshakes that it starts find the interface there.
@@ -123,7 +139,7 @@ impl Daemon {
         tokio::spawn(listener.serve(call));
 
         let attached = Attached::Yes { index: attachment.index };
-        let daemon = Self { config, environment, plane, names, attached, request, clock };
+        let daemon = Self { config, environment, plane, names, attached, request, keeping, clock };
         let interface = &daemon.config.interface;
         info!(
             interface = interface.name,
@@ -158,6 +174,7 @@ impl Daemon {
                     // The loop ends before we tell it to only by a bug; stay up without packets never.
                     None => return Err(Error::PacketLoop),
                 },
+                () = self.keeping.ended() => self.keeping.give_up(),
                 () = tokio::time::sleep(ATTACH_RETRY), if !self.attached.is_attached() => {
                     self.attach_again().await;
                 }
@@ -191,6 +208,7 @@ impl Daemon {
             return;
         }
         self.config = new;
+        self.keeping.reload(&self.config);
         self.reshape(mtu);
         self.names.follow(&self.config);
         info!(changes = count, peers = self.config.peers.len(), "configuration reloaded");
@@ -243,6 +261,7 @@ impl Daemon {
         let result = tokio::task::spawn_blocking(move || attach::attach(&request)).await;
         self.attached = match result {
             Ok(Ok(attachment)) => {
+                self.keeping.hold(&attachment.tun);
                 self.plane.attach(attachment.tun);
                 info!(interface = self.config.interface.name, "overlay interface attached again");
                 Attached::Yes { index: attachment.index }
@@ -270,6 +289,23 @@ impl Attached {
             warn!("{detail}");
         }
         Attached::No { detail }
+    }
+}
+
+/// Takes over what a keeper held, if it fits.
+fn adopt(tun: OwnedFd, request: &AttachRequest) -> Option<Attachment> {
+    match attach::adopt(tun, request) {
+        Ok(attachment) => {
+            info!(
+                interface = request.name,
+                "overlay interface taken over from the hushwire before"
+            );
+            Some(attachment)
+        }
+        Err(error) => {
+            warn!("{error}; it is made anew");
+            None
+        }
     }
 }
 

@@ -120,14 +120,7 @@ impl Listener {
         private_directory(directory)?;
         let path = socket_path(directory, interface);
         refuse_if_served(&path)?;
-        // Bound under a name that `wg` does not look at, given its mode while nobody can connect yet
-        // (that takes `listen`), then renamed over whatever is stale: at no time can others connect,
-        // and the process's umask, which all threads share, is left alone.
-        let temporary = directory.join(format!(".{interface}.{}", std::process::id()));
-        let listener = listen_with_mode(&temporary).inspect_err(|_| {
-            let _ = std::fs::remove_file(&temporary);
-        })?;
-        let file = SocketFile::take(temporary)?.rename(path)?;
+        let (listener, file) = put_in_place(directory, path)?;
         Ok(Self { listener, file: Some(file) })
     }
 
@@ -223,6 +216,33 @@ fn refuse_if_served(path: &Path) -> Result<(), BindError> {
     }
 }
 
+/// Listens on a socket of this path and mode 0600 in the directory of the control sockets; what has the
+/// path, which must not be served, is replaced. Runs inside a tokio runtime.
+///
+/// # Errors
+/// [`BindError`].
+pub fn listen_privately(
+    path: &Path,
+) -> Result<(std::os::unix::net::UnixListener, SocketFile), BindError> {
+    let directory = path.parent().unwrap_or(Path::new("/"));
+    private_directory(directory)?;
+    let (listener, file) = put_in_place(directory, path.to_owned())?;
+    Ok((listener.into_std().map_err(system("listen on", path))?, file))
+}
+
+/// Binds under a name that `wg` does not look at, gives the mode while nobody can connect yet (that takes
+/// `listen`), then renames over whatever is stale: at no time can others connect, and the process's
+/// umask, which all threads share, is left alone.
+fn put_in_place(directory: &Path, path: PathBuf) -> Result<(UnixListener, SocketFile), BindError> {
+    let name = path.file_stem().unwrap_or_default().to_string_lossy();
+    let temporary = directory.join(format!(".{name}.{}", std::process::id()));
+    let listener = listen_with_mode(&temporary).inspect_err(|_| {
+        let _ = std::fs::remove_file(&temporary);
+    })?;
+    let file = SocketFile::take(temporary)?.rename(path)?;
+    Ok((listener, file))
+}
+
 fn listen_with_mode(path: &Path) -> Result<UnixListener, BindError> {
     // Left by a process that had our id and was killed between its bind and its rename.
     let _ = std::fs::remove_file(path);
@@ -254,7 +274,7 @@ impl SocketName {
 
 /// Our file: it goes when this is dropped.
 #[derive(Debug)]
-struct SocketFile(SocketName);
+pub struct SocketFile(SocketName);
 
 impl SocketFile {
     fn take(path: PathBuf) -> Result<Self, BindError> {

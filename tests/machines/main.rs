@@ -8,6 +8,7 @@
 //! - [`recovery`]: tunnels are killed, moved and started late; no member is lost
 //! - [`start`]: both ends start and send at the same instant, 200 times
 //! - [`interop`]: wireguard-go and boringtun-cli at the other end
+//! - [`keeper`]: what a killed hushwire leaves, and who may have it
 //! - [`outage`]: what was silenced in an outage is there when it ends
 //! - [`bare`]: `hushwire NAME` under `wg`, `wg-quick` and `ip`; [`bare_settings`]: what `wg` sets and shows
 //! - [`names`]: endpoints that are names
@@ -21,6 +22,7 @@ mod bare_settings;
 mod cluster;
 mod hostile;
 mod interop;
+mod keeper;
 mod lifecycle;
 mod names;
 mod outage;

@@ -9,8 +9,9 @@
 //! - [`capture`]: what really was on a wire; [`message`] names WireGuard messages
 //!
 //! Nothing here has a global name: when the test process ends, however it ends, the pipe to each holder
-//! closes, and namespaces, interfaces and sockets are gone with it. Conditions are waited for with a
-//! deadline; a missing program is a failure that names the Debian package.
+//! closes, and namespaces, interfaces and sockets are gone with it (30 s later where a killed hushwire has
+//! left its keeper). Conditions are waited for with a deadline; a missing program is a failure that names
+//! the Debian package.
 
 pub(crate) mod alertmanager;
 pub(crate) mod capture;

@@ -4,7 +4,7 @@ use std::fmt::Write;
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::process::Output;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use hushwire::status::{PeerStatus, Status};
 use hushwire::wireguard::PrivateKey;
@@ -13,7 +13,7 @@ use nix::sys::signal::Signal;
 use super::lab::{Family, overlay, underlay, with_port};
 use super::machine::Machine;
 use super::process::Process;
-use super::{Scratch, random_bytes, seconds, wait_for};
+use super::{Scratch, millis, random_bytes, seconds, wait_for};
 
 /// The program under test.
 pub(crate) const HUSHWIRE: &str = env!("CARGO_BIN_EXE_hushwire");
@@ -202,6 +202,19 @@ impl<'lab> Tunnel<'lab> {
     /// Its configuration file.
     pub(crate) fn config_path(&self) -> PathBuf {
         self.directory.path().join("hushwire.toml")
+    }
+}
+
+impl Drop for Tunnel<'_> {
+    /// Asks it to end first: killed, as the process is by its own `drop`, it would leave its keeper.
+    fn drop(&mut self) {
+        let start = Instant::now();
+        if self.process.ended().is_none() {
+            self.process.signal(Signal::SIGTERM);
+            while self.process.ended().is_none() && start.elapsed() < seconds(1) {
+                std::thread::sleep(millis(2));
+            }
+        }
     }
 }
 
