@@ -7,6 +7,7 @@
 //! `commands::up`.
 
 mod bare;
+mod carrier;
 mod clock;
 mod control;
 mod error;
@@ -34,6 +35,7 @@ use crate::sys::keeper::Keeper;
 use crate::sys::udp::Udp;
 use crate::uapi::Call;
 use crate::wireguard::{Change, Device, Event, PeerChange, PublicKey};
+use carrier::Carrier;
 use clock::Clock;
 use control::{PREDECESSOR_PATIENCE, PREDECESSOR_POLL};
 use keeper::Keeping;
@@ -71,6 +73,7 @@ struct Inputs {
     notices: mpsc::UnboundedReceiver<Notice>,
     calls: mpsc::Receiver<Call>,
     resolved: mpsc::UnboundedReceiver<Resolved>,
+    carrier: Carrier,
     terminate: Signal,
     interrupt: Signal,
     reload: Signal,
@@ -149,7 +152,8 @@ impl Daemon {
             peers = daemon.config.peers.len(),
             "overlay up"
         );
-        Ok((daemon, Inputs { notices, calls, resolved, terminate, interrupt, reload }))
+        let carrier = Carrier::watch();
+        Ok((daemon, Inputs { notices, calls, resolved, carrier, terminate, interrupt, reload }))
     }
 
     async fn run(mut self, mut inputs: Inputs) -> Result<(), Error> {
@@ -174,6 +178,7 @@ impl Daemon {
                     // The loop ends before we tell it to only by a bug; stay up without packets never.
                     None => return Err(Error::PacketLoop),
                 },
+                index = inputs.carrier.back() => carrier::ask_neighbours_anew(index),
                 () = self.keeping.ended() => self.keeping.give_up(),
                 () = tokio::time::sleep(ATTACH_RETRY), if !self.attached.is_attached() => {
                     self.attach_again().await;

@@ -22,6 +22,7 @@ use convert::{address_message, read_address, read_link, read_route, route_messag
 mod convert;
 mod exchange;
 mod monitor;
+mod neighbour;
 
 pub use exchange::{Netlink, NetlinkError};
 pub use monitor::{LinkEvent, LinkMonitor, LinkState};

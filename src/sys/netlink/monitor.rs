@@ -8,7 +8,7 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 
 use netlink_packet_core::NetlinkPayload;
-use netlink_packet_route::link::LinkMessage;
+use netlink_packet_route::link::{LinkFlags, LinkMessage};
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use netlink_sys::{Socket, protocols::NETLINK_ROUTE};
 use tokio::io::Interest;
@@ -37,6 +37,8 @@ pub struct LinkState {
     pub up: bool,
     /// Its MTU, in bytes.
     pub mtu: u32,
+    /// Whether packets can leave by it: it is up, and so is what is behind it (a cable, the other end).
+    pub carrier: bool,
     /// Whether it has left this network namespace: deleted, or moved to another.
     pub deleted: bool,
 }
@@ -127,9 +129,11 @@ fn read_event(message: RouteNetlinkMessage) -> Option<LinkEvent> {
     if !is_about_the_link(&message) {
         return None;
     }
+    let carrier = message.header.flags.contains(LinkFlags::LowerUp);
     let link = read_link(message);
     let (index, name, mtu) = (link.index, link.name, link.mtu);
-    Some(LinkEvent::Link(LinkState { index, name, up: link.up && !deleted, mtu, deleted }))
+    let up = link.up && !deleted;
+    Some(LinkEvent::Link(LinkState { index, name, up, mtu, carrier: carrier && up, deleted }))
 }
 
 /// A bridge tells about its ports in the same group and the same words: there, "deleted" means that an
