@@ -1,52 +1,16 @@
 //! Nothing is allocated for a packet: counted around `Device` once its buffers have grown.
-#![allow(unsafe_code, reason = "an allocator cannot be written without; it only counts")]
 
+#[path = "support/counting.rs"]
+mod counting;
 #[path = "support/wire.rs"]
 mod wire;
 
-use std::alloc::{GlobalAlloc, Layout, System};
-use std::cell::Cell;
 use std::time::Duration;
 
+use counting::allocations;
 use hushwire::offload::{Coalescer, Offload, VnetHeader};
 use hushwire::wireguard::{Change, Device, Ecn, Endpoint, GossipChange};
 use wire::{Wire, udp};
-
-struct Counting;
-
-thread_local! {
-    /// Allocations of this thread: the test runner's other threads do not count.
-    static ALLOCATIONS: Cell<u64> = const { Cell::new(0) };
-}
-
-// SAFETY: everything is handed on to the system's allocator unchanged.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        ALLOCATIONS.with(|count| count.set(count.get() + 1));
-        // SAFETY: the caller's promises are those that `System` asks for.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn realloc(&self, pointer: *mut u8, layout: Layout, size: usize) -> *mut u8 {
-        ALLOCATIONS.with(|count| count.set(count.get() + 1));
-        // SAFETY: as above.
-        unsafe { System.realloc(pointer, layout, size) }
-    }
-
-    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
-        // SAFETY: as above.
-        unsafe { System.dealloc(pointer, layout) }
-    }
-}
-
-#[global_allocator]
-static ALLOCATOR: Counting = Counting;
-
-fn allocations(run: impl FnOnce()) -> u64 {
-    let before = ALLOCATIONS.with(Cell::get);
-    run();
-    ALLOCATIONS.with(Cell::get) - before
-}
 
 /// Carries one packet from device to device the way the packet loop does: no copy of ours in between.
 fn carry(wire: &mut Wire, from_a: bool, buffer: &mut [u8], packet: &[u8]) {

@@ -28,5 +28,6 @@ mod names;
 mod outage;
 mod recovery;
 mod start;
+#[expect(dead_code, reason = "other suites and the bench use the rest of it")]
 #[path = "../support/mod.rs"]
 mod support;

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use hushwire::status::{PeerStatus, Status};
 use hushwire::wireguard::PrivateKey;
@@ -149,16 +149,9 @@ impl<'lab> Device<'lab> {
         peer.unwrap_or_else(|| panic!("{} has no peer {key}", self.interface))
     }
 
-    /// Processor time used so far by all of its threads, in microseconds.
-    pub(crate) fn processor_time(&self) -> u64 {
-        let threads = format!("/proc/{}/task", self.process.id());
-        let threads = std::fs::read_dir(threads).expect("the device is gone");
-        let nanoseconds = threads.map(|thread| -> u64 {
-            let path = thread.expect("cannot read /proc").path().join("schedstat");
-            let text = std::fs::read_to_string(path).expect("no schedstat");
-            text.split(' ').next().and_then(|word| word.parse().ok()).expect("a number")
-        });
-        nanoseconds.sum::<u64>() / 1000
+    /// Processor time used so far.
+    pub(crate) fn processor_time(&self) -> Duration {
+        self.process.processor_time()
     }
 
     /// Deletes the interface, which has to end the process well.

@@ -26,7 +26,7 @@ fn print_processor_time(device: &Device<'_>, what: &str) {
     let before = device.processor_time();
     std::thread::sleep(seconds(5));
     let used = device.processor_time() - before;
-    println!("{what}: {:.1} ms of processor time in 5 s", used as f64 / 1000.0);
+    println!("{what}: {used:.1?} of processor time in 5 s");
 }
 
 #[test]

@@ -9,11 +9,10 @@ use serde_json::Value;
 
 use crate::basics::connect;
 use crate::device::{Device, World};
-use crate::support::machine::Machine;
-use crate::support::process::succeed;
-use crate::support::{seconds, wait_for};
+use crate::support::iperf3::iperf3;
 
 const GIB: u64 = 1 << 30;
+const ONE_GIB: [&str; 2] = ["-n", "1G"];
 const DEFAULT_MTU: u32 = 1420;
 const LARGE_MTU: u32 = 34_816 - 80;
 
@@ -50,7 +49,7 @@ fn every_case(underlay: &str, mtu: u32) {
         for (sender, receiver, number) in [(&wg1, &wg2, 2), (&wg2, &wg1, 1)] {
             let to = format!("{network}{number}");
             let before = (sender.transfer().1, receiver.transfer().0, receiver.statistics());
-            let tcp = iperf3(sender.place, receiver.place, &to, &[]);
+            let tcp = iperf3(sender.place, receiver.place, &to, &ONE_GIB);
             println!("over {underlay}, MTU {mtu}: TCP to {to:10} {}", speed(&tcp));
             // When the sender says that it is done, the receiver leaves the last of it unread: a receive
             // buffer at most. What it has read has passed all counters, with a header for each packet.
@@ -62,7 +61,12 @@ fn every_case(underlay: &str, mtu: u32) {
             assert!(delivered > received && delivered < rx, "{delivered} of {rx} B delivered");
 
             let before = sender.statistics();
-            let udp = iperf3(sender.place, receiver.place, &to, &["-u", "-b", "0"]);
+            let udp = iperf3(
+                sender.place,
+                receiver.place,
+                &to,
+                &[&ONE_GIB[..], &["-u", "-b", "0"]].concat(),
+            );
             let dropped = sender.statistics().tx_dropped - before.tx_dropped;
             println!(
                 "over {underlay}, MTU {mtu}: UDP to {to:10} {}, {}",
@@ -76,20 +80,6 @@ fn every_case(underlay: &str, mtu: u32) {
         print_drops(device);
     }
     world.end([wg1, wg2]);
-}
-
-/// Sends 1 GiB and returns what the client reports.
-#[track_caller]
-fn iperf3(from: &Machine, to: &Machine, address: &str, options: &[&str]) -> Value {
-    let mut server = to.start("iperf3", &["--server", "--one-off", "--bind", address]);
-    wait_for("iperf3 to listen", seconds(5), || {
-        (!to.run("ss", &["-Htln", "sport = 5201"]).is_empty()).then_some(())
-    });
-    let mut client = from.command("timeout");
-    client.args(["--kill-after=1", "120", "iperf3", "--json", "-n", "1G", "--client", address]);
-    let text = succeed(client.args(options));
-    wait_for("the end of iperf3's server", seconds(5), || server.ended());
-    serde_json::from_str(&text).unwrap_or_else(|error| panic!("{error}: {text}"))
 }
 
 fn bytes(report: &Value, sum: &str) -> u64 {

@@ -5,6 +5,7 @@
 //! - [`tunnel`]: hushwire in a machine, and the one file that all machines share
 //! - [`neighbour`]: wireguard-go or boringtun-cli in a machine, which hushwire must get on with
 //! - [`alertmanager`]: a stock Alertmanager in a machine, spoken to over its HTTP interface ([`http`])
+//! - [`iperf3`]: a transfer from machine to machine
 //! - [`forwarder`]: a wire between two tunnels that loses, delays, repeats and writes down a ladder
 //! - [`capture`]: what really was on a wire; [`message`] names WireGuard messages
 //!
@@ -17,6 +18,7 @@ pub(crate) mod alertmanager;
 pub(crate) mod capture;
 pub(crate) mod forwarder;
 pub(crate) mod http;
+pub(crate) mod iperf3;
 pub(crate) mod lab;
 pub(crate) mod machine;
 pub(crate) mod message;

@@ -123,7 +123,8 @@ impl End<'_> {
     }
 }
 
-fn settings(own: &Identity, peers: &[&Identity], wishes: Wishes<'_>) -> String {
+/// What `wg setconf` takes.
+pub(crate) fn settings(own: &Identity, peers: &[&Identity], wishes: Wishes<'_>) -> String {
     let private_key = own.private_key.to_base64();
     let mut text =
         format!("[Interface]\nPrivateKey = {}\nListenPort = {PORT}\n", private_key.as_str());

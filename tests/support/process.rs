@@ -16,6 +16,7 @@ use super::{Scratch, wait_for};
 
 /// Programs of Debian that the tests start, and the packages that bring them.
 const PACKAGES: &[(&str, &str)] = &[
+    ("gnuplot", "gnuplot-nox"),
     ("ip", "iproute2"),
     ("iperf3", "iperf3"),
     ("nft", "nftables"),
@@ -133,11 +134,32 @@ impl Process {
 
     /// Resident memory in bytes (`VmRSS`).
     pub(crate) fn resident(&self) -> u64 {
-        let path = format!("/proc/{}/status", self.id());
+        self.memory("status", "VmRSS:")
+    }
+
+    /// The same with its share of what it shares with others (`Pss`).
+    pub(crate) fn proportional(&self) -> u64 {
+        self.memory("smaps_rollup", "Pss:")
+    }
+
+    fn memory(&self, file: &str, field: &str) -> u64 {
+        let path = format!("/proc/{}/{file}", self.id());
         let text = std::fs::read_to_string(path).expect("the process is gone");
-        let line = text.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+        let line = text.lines().find_map(|line| line.strip_prefix(field));
         let kilobytes = line.and_then(|rest| rest.trim().strip_suffix(" kB"));
-        1024 * kilobytes.and_then(|count| count.parse::<u64>().ok()).expect("no VmRSS")
+        let kilobytes = kilobytes.and_then(|count| count.parse::<u64>().ok());
+        1024 * kilobytes.unwrap_or_else(|| panic!("no {field} in {file}"))
+    }
+
+    /// Processor time used so far by all of its threads.
+    pub(crate) fn processor_time(&self) -> Duration {
+        let threads = std::fs::read_dir(format!("/proc/{}/task", self.id()));
+        let nanoseconds = threads.expect("the process is gone").map(|thread| -> u64 {
+            let path = thread.expect("cannot read /proc").path().join("schedstat");
+            let text = std::fs::read_to_string(path).expect("no schedstat");
+            text.split(' ').next().and_then(|word| word.parse().ok()).expect("a number")
+        });
+        Duration::from_nanos(nanoseconds.sum())
     }
 
     /// How many file descriptors it has open.
