@@ -15,9 +15,6 @@ readonly PROGRAMS='ip:iproute2 mount:mount unshare:util-linux nsenter:util-linux
   ping:iputils-ping wg:wireguard-tools wireguard-go:wireguard-go cc:build-essential c++:g++
   prometheus-alertmanager:prometheus-alertmanager iperf3:iperf3 nft:nftables ss:iproute2'
 
-# The other neighbour that hushwire must get on with. Debian has none.
-readonly BORINGTUN=0.7.1
-
 main() {
   quick=
   case "${1-}" in
@@ -27,8 +24,9 @@ main() {
   esac
   cd "$(dirname "${BASH_SOURCE[0]}")/.."
   PATH=$PATH:${CARGO_HOME:-$HOME/.cargo}/bin
+  . scripts/common.sh
 
-  part 'programs' programs
+  part 'programs' everything_there
   part 'format' format
   part 'lints' lints
   part 'documentation' documentation
@@ -59,31 +57,14 @@ part() {
   took+=("$(printf '%5d s  %s' $((SECONDS - start)) "$name")")
 }
 
-programs() {
-  local missing=() pair component
-  for pair in $PROGRAMS; do
-    command -v "${pair%%:*}" >/dev/null || missing+=("${pair##*:}")
-  done
-  if ((${#missing[@]})); then
-    if ((EUID != 0)); then
-      echo "missing; as root: apt-get install ${missing[*]}" >&2
-      return 1
-    fi
-    echo "installing from Debian: ${missing[*]}"
-    scripts/install.sh "${missing[@]}" || return 1
-  fi
-  if ! command -v cargo >/dev/null; then
-    echo 'cargo is missing: install Rust, https://rustup.rs' >&2
-    return 1
-  fi
+everything_there() {
+  local component
+  # shellcheck disable=SC2086
+  programs $PROGRAMS || return 1
   for component in fmt clippy; do
     cargo "$component" --version >/dev/null 2>&1 && continue
     rustup component add "${component/fmt/rustfmt}" || return 1
   done
-  if [[ ! -x target/tools/bin/boringtun-cli ]]; then
-    echo "installing boringtun-cli $BORINGTUN from crates.io, once; this takes a minute or two"
-    cargo install boringtun-cli --version "$BORINGTUN" --locked --quiet --root target/tools || return 1
-  fi
   echo 'all there'
 }
 
@@ -122,20 +103,6 @@ tests() {
   fi
   # Most of these tests wait for something most of the time: more of them than processors.
   in_namespaces cargo test --locked --offline --quiet -- --test-threads=4 --show-output "${skip[@]}"
-}
-
-# Everything was built before: inside the namespace there is no way to a registry.
-in_namespaces() {
-  local namespace=(unshare --net --mount --propagation private)
-  if ((EUID != 0)); then
-    echo 'not root: the tests run inside a user namespace'
-    namespace=(unshare --user --map-root-user --net --mount)
-  fi
-  if ! "${namespace[@]}" true; then
-    echo 'no namespaces to be had: run as root, or allow user namespaces to everybody' >&2
-    return 1
-  fi
-  "${namespace[@]}" sh -c 'ip link set lo up && exec "$@"' - "$@"
 }
 
 # A minute a target finds what is new and near; `scripts/fuzz.sh 3600` looks further.
