@@ -33,14 +33,16 @@ main() {
   part 'build of the tests' cargo test --locked --no-run --quiet
   part 'tests' tests
   part 'virtual time' virtual_time
+  part 'bench' bench
   if [[ -z $quick ]]; then
     part 'fuzz' fuzz
     part 'optimised build' cargo build --release --locked --quiet
     part 'namespace suite' namespace_suite
+    part 'bench, shortly' scripts/bench.sh --quick start udp idle flows
   fi
   echo
   printf '%s\n' "${took[@]}"
-  [[ -z $quick ]] || echo "left out by --quick: fuzz, tests/netns, tests named *${SLOW[*]}*"
+  [[ -z $quick ]] || echo "left out by --quick: fuzz, tests/netns, scripts/bench.sh, tests named *${SLOW[*]}*"
   echo 'All good.'
 }
 
@@ -88,6 +90,13 @@ virtual_time() {
   cargo fmt --check --manifest-path tests/time/Cargo.toml &&
     cargo clippy "${package[@]}" --all-targets --quiet -- -D warnings &&
     cargo test "${package[@]}" --quiet -- --show-output
+}
+
+# That it builds.
+bench() {
+  local package=(--locked --manifest-path tests/bench/Cargo.toml --target-dir target/bench)
+  cargo fmt --check --manifest-path tests/bench/Cargo.toml &&
+    cargo clippy "${package[@]}" --all-targets --quiet -- -D warnings
 }
 
 # One test at a time: it measures.

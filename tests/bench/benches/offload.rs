@@ -1,0 +1,85 @@
+//! What cutting and joining costs: one large TCP segment of the TUN, and the packets that it is on the
+//! wire. `seal` is the whole way of such a segment through a device, from the TUN to the datagrams.
+
+#[path = "../../support/counting.rs"]
+mod counting;
+#[expect(dead_code, reason = "the tests use the rest of it")]
+#[path = "../../offload/inner.rs"]
+mod inner;
+#[path = "../../support/wire.rs"]
+mod wire;
+
+use std::hint::black_box;
+
+use counting::allocations;
+use criterion::{Criterion, Throughput, criterion_group, criterion_main};
+use hushwire::offload::{Coalescer, Offload, Segments};
+use hushwire::wireguard::{AllowedIpChange, Change};
+use inner::Inner;
+use wire::{Wire, peer};
+
+/// What the kernel hands over at most, and cuts at an MTU of 1,420 less the headers with timestamps.
+const PAYLOAD: usize = 64_000;
+const SEGMENT: u16 = 1368;
+/// Of IPv4 and TCP with timestamps.
+const HEADERS: usize = 52;
+
+criterion_group!(benches, cut, join, seal);
+criterion_main!(benches);
+
+fn cut(criterion: &mut Criterion) {
+    let (header, packet) = Inner::tcp(false, PAYLOAD).large(SEGMENT);
+    let mut place = vec![0; 2048];
+    run(criterion, "cut", || {
+        let segments = Segments::of(&header, &packet).expect("it can be cut");
+        for index in 0..segments.count() {
+            black_box(segments.write(index, &mut place));
+        }
+    });
+}
+
+fn join(criterion: &mut Criterion) {
+    let packets = Inner::tcp(false, PAYLOAD).cut(SEGMENT);
+    let fresh = packets[0][..HEADERS].to_vec();
+    let mut buffer = packets.concat();
+    let mut end = 0;
+    let place = |packet: &Vec<u8>| {
+        end += packet.len();
+        end - packet.len()..end
+    };
+    let places: Vec<_> = packets.iter().map(place).collect();
+    let mut coalescer = Coalescer::new(Offload::Tcp);
+    run(criterion, "join", || {
+        // The first packet's headers become those of all.
+        buffer[..HEADERS].copy_from_slice(&fresh);
+        coalescer.plan(&mut buffer, places.iter().cloned());
+        assert_eq!(black_box(&coalescer).groups().count(), 1);
+    });
+}
+
+fn seal(criterion: &mut Criterion) {
+    let (header, packet) = Inner::tcp(false, PAYLOAD).large(SEGMENT);
+    let mut wire = Wire::connected();
+    let mut change = peer(&wire.b);
+    change.allowed_ips.push(AllowedIpChange::Add("10.99.200.0/24".parse().expect("a prefix")));
+    wire.a.device.apply(wire.now, vec![Change::Peer(change)]);
+    let mut buffer = packet.clone();
+    buffer.resize(packet.len() + 15, 0);
+    run(criterion, "seal", || {
+        let mut datagrams = 0;
+        wire.a.device.handle_tun(wire.now, &header, &mut buffer, packet.len());
+        while let Some(transmit) = wire.a.device.poll_transmit() {
+            datagrams += black_box(transmit).datagrams().len();
+        }
+        assert_eq!(datagrams, PAYLOAD.div_ceil(SEGMENT.into()));
+    });
+}
+
+fn run(criterion: &mut Criterion, what: &str, mut one: impl FnMut()) {
+    one();
+    let made = allocations(|| (0..100).for_each(|_| one()));
+    println!("large/{what}: {} allocations each", made as f64 / 100.0);
+    let mut group = criterion.benchmark_group("large");
+    group.throughput(Throughput::Bytes(PAYLOAD as u64));
+    group.bench_function(what, |bencher| bencher.iter(&mut one));
+}
