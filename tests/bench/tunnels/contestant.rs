@@ -62,7 +62,6 @@ impl Contestant {
     /// The first version number that its program prints.
     pub(crate) fn version(self) -> Option<String> {
         let program = self.program()?;
-        // Debian's wireguard-go says 0.0.20220316 to its own --version; the package knows no better.
         let output = finish(Command::new(&program).arg("--version"));
         let text = String::from_utf8_lossy(&output.stdout).into_owned();
         let starts =

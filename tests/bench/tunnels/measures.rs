@@ -1,7 +1,7 @@
 //! What is compared. A measure starts its contestant, runs traffic through it and returns samples by
 //! metric; a metric that a contestant has not (the wire takes no processor time) is left out.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::AtomicBool;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -10,7 +10,7 @@ use crate::contestant::Contestant;
 use crate::ground::{Ground, Tunnel};
 use crate::support::process::{Process, finish};
 use crate::support::{Scratch, millis, seconds};
-use crate::traffic::{self, Asker, Target, Way, ping, with_echo};
+use crate::traffic::{self, Asker, Ends, Target, Way, ping, with_echo};
 
 /// Samples of one run: metric and value.
 pub(crate) type Samples = Vec<(&'static str, f64)>;
@@ -210,6 +210,7 @@ fn recovery(ground: &Ground, contestant: Contestant, pace: &Pace) -> Samples {
         let over = AtomicBool::new(false);
         with_echo(&ground.right, || {
             thread::scope(|scope| {
+                let _end = Ends(&over);
                 if both_send {
                     scope.spawn(|| also.ask_on(&over));
                 }
@@ -219,7 +220,6 @@ fn recovery(ground: &Ground, contestant: Contestant, pace: &Pace) -> Samples {
                 let killed = Instant::now();
                 tunnel.kill_and_restart_right();
                 let answered = asker.ask(limit, &over);
-                over.store(true, Ordering::Relaxed);
                 answered.map_or(limit, |at| at - killed).as_secs_f64() * 1000.0
             })
         })

@@ -12,7 +12,9 @@ use crate::results::Results;
 const BEGIN: &str = "<!-- measured: begin -->";
 const END: &str = "<!-- measured: end -->";
 
+/// Width of the first column, over the comparison and over the curves.
 const LABEL: usize = 34;
+const CURVE_LABEL: usize = 32;
 
 /// Comparison and curves, as text.
 pub(crate) fn of(results: &Results) -> String {
@@ -76,7 +78,8 @@ fn comparison(text: &mut String, results: &Results) {
             };
             let _ = write!(text, "{cell:>width$}");
         }
-        let ratio = ratio(values, metric.better).map_or("-".to_owned(), |ratio| number(ratio, 2));
+        let ratio = ratio(values, metric.better)
+            .map_or("-".to_owned(), |ratio| number(ratio, if ratio < 10.0 { 2 } else { 0 }));
         let _ = writeln!(text, "{ratio:>6}");
     }
     text.push_str(
@@ -108,14 +111,14 @@ fn growth_curves(text: &mut String, results: &Results) {
         if lines.is_empty() {
             continue;
         }
-        let width = if curve.sizes.len() > 4 { 7 } else { 10 };
-        let _ = write!(text, "\n{:LABEL$}", format!("hushwire, {}", curve.title));
+        let width = if curve.sizes.len() > 4 { 8 } else { 10 };
+        let _ = write!(text, "\n{:CURVE_LABEL$}", format!("hushwire, {}", curve.title));
         for &size in curve.sizes {
             let _ = write!(text, "{:>width$}", number(f64::from(size), 0));
         }
         text.push('\n');
         for line in lines {
-            let _ = write!(text, "{:LABEL$}", line.label);
+            let _ = write!(text, "{:CURVE_LABEL$}", line.label);
             for value in points(line.metric) {
                 let cell = value.map_or("-".to_owned(), |value| number(value, line.digits));
                 let _ = write!(text, "{cell:>width$}");

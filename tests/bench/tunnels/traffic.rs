@@ -178,17 +178,17 @@ pub(crate) fn with_echo<T>(machine: &Machine, run: impl FnOnce() -> T) -> T {
                 }
             }
         });
-        // Also if it panics: the scope waits for the thread.
-        let _end = OnDrop(|| over.store(true, Ordering::Relaxed));
+        let _end = Ends(&over);
         run()
     })
 }
 
-struct OnDrop<F: FnMut()>(F);
+/// Says that it is over, also in a panic: a scope waits for its threads.
+pub(crate) struct Ends<'o>(pub(crate) &'o AtomicBool);
 
-impl<F: FnMut()> Drop for OnDrop<F> {
+impl Drop for Ends<'_> {
     fn drop(&mut self) {
-        (self.0)();
+        self.0.store(true, Ordering::Relaxed);
     }
 }
 
