@@ -21,7 +21,7 @@ pub use header::{
     DATA_VALID, GSO_ECN, GSO_NONE, GSO_TCPV4, GSO_TCPV6, GSO_UDP, GSO_UDP_L4, NEEDS_CSUM,
     VnetHeader,
 };
-pub use segment::{Segments, Unusable, finish_checksum};
+pub use segment::{ROOM, Segments, Unusable, finish_checksum};
 
 /// What the TUN takes joined, and hands over uncut.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

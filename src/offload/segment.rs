@@ -1,14 +1,14 @@
 //! One large packet from the TUN becomes the packets that go over the wire, each with its own headers
 //! and a whole checksum: what net/ipv4/tcp_offload.c and udp_offload.c do for a device without offloads.
 //!
-//! [`Segments`] only looks; each segment is written straight to where it will be sealed, its payload
-//! copied and summed in one pass. The partial sum that the kernel left in the checksum field is taken
+//! Nothing is copied: [`Segments`] makes each segment where it stands in the large packet, with its headers
+//! written before its payload, over the end of the segment before, which was sealed by then. The partial sum that the kernel left in the checksum field is taken
 //! over, as the kernel does itself: the final destination of a routing header is in it, which would be
 //! wrong if it were computed from the IP header.
 
 use std::fmt;
 
-use super::checksum::{copy_and_sum, fold, sum};
+use super::checksum::{fold, sum};
 use super::header::{GSO_ECN, GSO_TCPV4, GSO_TCPV6, GSO_UDP_L4, NEEDS_CSUM, VnetHeader};
 use super::{PSH, TCP, UDP};
 
@@ -23,7 +23,7 @@ pub enum Unusable {
     IpHeader,
     /// The checksum is not to be finished, or the place given is none of the packet's TCP or UDP header.
     Checksum,
-    /// The TCP or UDP header is cut short.
+    /// The TCP or UDP header is cut short, or all headers together are longer than 256 bytes.
     TransportHeader,
 }
 
@@ -43,17 +43,29 @@ impl fmt::Display for Unusable {
 
 impl std::error::Error for Unusable {}
 
-/// The segments of one large packet, to be written one by one, in any order.
-#[derive(Clone, Debug)]
+/// Bytes behind a segment that may be overwritten until the next one is asked for, if the buffer has so many:
+/// room for padding.
+pub const ROOM: usize = 16;
+/// The longest headers: what options of IPv4 and TCP can come to, and as much for IPv6 extension headers.
+const MOST_HEADERS: usize = 256;
+
+/// The segments of one large packet, one after the other.
+#[derive(Debug)]
 pub struct Segments<'a> {
-    headers: &'a [u8],
-    payload: &'a [u8],
+    buffer: &'a mut [u8],
+    headers: [u8; MOST_HEADERS],
+    /// Bytes of the headers, and of the payload of all segments.
+    header_len: usize,
+    payload_len: usize,
     size: usize,
     count: usize,
     /// Where the transport header begins.
     transport: usize,
     ip: Ip,
     kind: Kind,
+    next: usize,
+    /// What is behind the segment that was given last, and where.
+    behind: Option<(usize, [u8; ROOM])>,
 }
 
 /// What differs between the IP headers of the segments, and the sum of what does not.
@@ -72,13 +84,14 @@ enum Kind {
 }
 
 impl<'a> Segments<'a> {
-    /// Checks the headers against each other and what was read. `hdr_len` is not trusted: the kernel
-    /// may tell more.
+    /// Checks the headers against each other and what was read: the first `len` bytes of `buffer`. `hdr_len`
+    /// is not trusted: the kernel may tell more.
     ///
     /// # Errors
     ///
     /// The packet is no TCP segment and no UDP datagram with a partial checksum, or not whole.
-    pub fn of(header: &VnetHeader, packet: &'a [u8]) -> Result<Self, Unusable> {
+    pub fn of(header: &VnetHeader, buffer: &'a mut [u8], len: usize) -> Result<Self, Unusable> {
+        let packet = buffer.get(..len).ok_or(Unusable::IpHeader)?;
         let version = packet.first().ok_or(Unusable::IpHeader)? >> 4;
         let protocol = match (header.gso_type & !GSO_ECN, version) {
             (GSO_TCPV4, 4) | (GSO_TCPV6, 6) => TCP,
@@ -100,11 +113,30 @@ impl<'a> Segments<'a> {
         if header.flags & NEEDS_CSUM == 0 || usize::from(header.csum_offset) != checksum {
             return Err(Unusable::Checksum);
         }
-        let (headers, payload) =
-            packet.split_at_checked(transport + length).ok_or(Unusable::TransportHeader)?;
+        let header_len = transport + length;
+        let mut headers = [0; MOST_HEADERS];
+        headers
+            .get_mut(..header_len)
+            .zip(packet.get(..header_len))
+            .ok_or(Unusable::TransportHeader)
+            .map(|(to, from)| to.copy_from_slice(from))?;
+        let payload_len = len - header_len;
         let size = usize::from(header.gso_size);
-        let count = payload.len().div_ceil(size).max(1);
-        Ok(Self { headers, payload, size, count, transport, ip, kind })
+        let count = payload_len.div_ceil(size).max(1);
+        let (next, behind) = (0, None);
+        Ok(Self {
+            buffer,
+            headers,
+            header_len,
+            payload_len,
+            size,
+            count,
+            transport,
+            ip,
+            kind,
+            next,
+            behind,
+        })
     }
 
     /// How many there are: at least one.
@@ -114,27 +146,38 @@ impl<'a> Segments<'a> {
 
     /// Bytes of each segment but the last, IP header included.
     pub fn segment_len(&self) -> usize {
-        self.headers.len() + self.size.min(self.payload.len())
+        self.header_len + self.size.min(self.payload_len)
     }
 
     /// Bytes of the last segment, IP header included.
     pub fn last_len(&self) -> usize {
-        self.headers.len() + self.payload.len() - (self.count - 1) * self.size
+        self.header_len + self.payload_len - (self.count - 1) * self.size
     }
 
-    /// Writes one whole packet to the start of `out` and tells its length; `None` if `out` is too short
-    /// or there is no such segment.
-    pub fn write(&self, index: usize, out: &mut [u8]) -> Option<usize> {
-        let last = self.count - 1;
-        let begin = index.checked_mul(self.size).filter(|_| index <= last)?;
-        let payload = self.payload.get(begin..)?;
-        let payload = payload.get(..self.size).unwrap_or(payload);
-        let length = self.headers.len() + payload.len();
-
-        let (headers, out_payload) =
-            out.get_mut(..length)?.split_at_mut_checked(self.headers.len())?;
-        headers.copy_from_slice(self.headers);
-        let payload_sum = copy_and_sum(payload, out_payload)?;
+    /// Makes the next segment: a slice that begins with it, and its length. The [`ROOM`] bytes behind it
+    /// belong to the slice if the buffer has them; what is written there is gone when the next one is made.
+    #[expect(clippy::should_implement_trait, reason = "an iterator could not lend the buffer out")]
+    pub fn next(&mut self) -> Option<(&mut [u8], usize)> {
+        if let Some((at, bytes)) = self.behind.take() {
+            self.buffer.get_mut(at..)?.first_chunk_mut().map(|place| *place = bytes)?;
+        }
+        let (index, last) = (self.next, self.count - 1);
+        if index > last {
+            return None;
+        }
+        self.next += 1;
+        let begin = index * self.size;
+        let length = if index == last { self.last_len() } else { self.segment_len() };
+        let end = begin + length;
+        let behind = self.buffer.get(end..).and_then(|rest| rest.first_chunk());
+        self.behind = behind.map(|bytes| (end, *bytes));
+        // Without a copy of what is behind, nobody may write there.
+        let room = if self.behind.is_some() { end + ROOM } else { end };
+        let segment = self.buffer.get_mut(begin..room)?;
+        let (headers, payload) =
+            segment.get_mut(..length)?.split_at_mut_checked(self.header_len)?;
+        headers.copy_from_slice(self.headers.get(..self.header_len)?);
+        let payload_sum = sum(payload);
         let (ip, transport) = headers.split_at_mut_checked(self.transport)?;
         self.ip.write(index, length, ip)?;
         let transport_length = length - self.transport;
@@ -164,7 +207,7 @@ impl<'a> Segments<'a> {
                 [header[6], header[7]] = not_zero(!fold(sum)).to_be_bytes();
             }
         }
-        Some(length)
+        Some((segment, length))
     }
 }
 

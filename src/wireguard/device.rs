@@ -63,8 +63,6 @@ pub struct Device {
     deadlines: BinaryHeap<Reverse<(Instant, PeerId)>>,
     common: Common,
     opened: OpenedPackets,
-    /// Where one packet of a large one is put together before it is sealed.
-    segment: Vec<u8>,
     load: Load,
     drops: Drops,
 }
@@ -126,7 +124,6 @@ impl Device {
             deadlines: BinaryHeap::new(),
             common: Common::new(seed),
             opened: OpenedPackets::new(),
-            segment: Vec::new(),
             load: Load::new(),
             drops: Drops::default(),
         }
@@ -162,7 +159,7 @@ impl Device {
         let gossip =
             self.common.gossip.zip(udp).is_some_and(|(gossip, udp)| udp.may_go_to(gossip.port));
         let result = if header.is_large() {
-            self.send_large(now, id, header, packet, gossip)
+            self.send_large(now, id, header, buffer, len, gossip)
         } else {
             self.send_one(now, id, header, buffer, len, gossip)
         };
@@ -192,19 +189,15 @@ impl Device {
         now: Instant,
         id: PeerId,
         header: &VnetHeader,
-        packet: &[u8],
+        buffer: &mut [u8],
+        len: usize,
         gossip: bool,
     ) -> Result<(), Unusable> {
-        let segments = Segments::of(header, packet)?;
+        let mut segments = Segments::of(header, buffer, len)?;
         let Some(slot) = self.peers.get_mut(&id) else { return Ok(()) };
         let mut cx = self.common.context(now, id);
-        let room = segments.segment_len() + PADDING;
-        if self.segment.len() < room {
-            self.segment.resize(room, 0);
-        }
-        for index in 0..segments.count() {
-            let Some(len) = segments.write(index, &mut self.segment) else { break };
-            slot.peer.send(&mut cx, pad(&mut self.segment, len, self.mtu), gossip);
+        while let Some((segment, len)) = segments.next() {
+            slot.peer.send(&mut cx, pad(segment, len, self.mtu), gossip);
         }
         Self::schedule(&mut self.deadlines, id, slot);
         Ok(())

@@ -10,26 +10,31 @@ use std::ops::Range;
 
 use fastrand::Rng;
 use hushwire::offload::{
-    Coalescer, GSO_ECN, GSO_NONE, Offload, Segments, Unusable, VnetHeader, finish_checksum,
+    Coalescer, GSO_ECN, GSO_NONE, Offload, ROOM, Segments, Unusable, VnetHeader, finish_checksum,
 };
 use inner::Inner;
 
-/// All segments of a large packet; what lies behind them must stay as it is.
+/// All segments of a large packet, with something written behind each as padding would be.
 fn cut(header: &VnetHeader, packet: &[u8]) -> Result<Vec<Vec<u8>>, Unusable> {
-    let segments = Segments::of(header, packet)?;
-    let cut = (0..segments.count()).map(|index| {
-        let last = index + 1 == segments.count();
-        let expected = if last { segments.last_len() } else { segments.segment_len() };
-        let mut out = vec![0xa5; expected + 3];
-        assert_eq!(segments.write(index, &mut out), Some(expected));
-        assert_eq!(out.split_off(expected), [0xa5; 3]);
-        assert_eq!(segments.write(index, &mut out[1..]), None, "no room");
-        out
-    });
-    let cut = cut.collect();
-    assert_eq!(segments.write(segments.count(), &mut [0; 65_600]), None);
-    assert_eq!(segments.write(usize::MAX, &mut [0; 65_600]), None);
-    Ok(cut)
+    let (len, mut cuts) = (packet.len(), Vec::new());
+    // With room behind the last segment, and without.
+    for room in [ROOM, 0] {
+        let mut buffer = packet.to_vec();
+        buffer.resize(len + room, 0xa5);
+        let mut segments = Segments::of(header, &mut buffer, len)?;
+        let (count, most, last) = (segments.count(), segments.segment_len(), segments.last_len());
+        let mut cut = Vec::new();
+        while let Some((segment, len)) = segments.next() {
+            assert_eq!(len, if cut.len() + 1 == count { last } else { most });
+            cut.push(segment[..len].to_vec());
+            segment[len..].fill(0x5a);
+        }
+        assert_eq!(cut.len(), count);
+        assert!(segments.next().is_none());
+        cuts.push(cut);
+    }
+    assert_eq!(cuts[0], cuts[1]);
+    Ok(cuts.swap_remove(0))
 }
 
 /// What the TUN would be given for the packets: a virtio header and the bytes of one `writev` each.

@@ -8,7 +8,7 @@
 
 use std::ops::Range;
 
-use hushwire::offload::{Coalescer, Offload, Segments, VnetHeader, finish_checksum};
+use hushwire::offload::{Coalescer, Offload, ROOM, Segments, VnetHeader, finish_checksum};
 use hushwire_fuzz::Script;
 use libfuzzer_sys::fuzz_target;
 
@@ -31,15 +31,17 @@ fuzz_target!(|input: &[u8]| {
 
 /// The segments, if the packet can be cut.
 fn cut(header: &VnetHeader, packet: &[u8]) -> Option<Vec<Vec<u8>>> {
-    let segments = Segments::of(header, packet).ok()?;
+    let mut buffer = packet.to_vec();
+    buffer.resize(packet.len() + ROOM, 0);
+    let mut segments = Segments::of(header, &mut buffer, packet.len()).ok()?;
     let headers = headers(packet, header.csum_start.into());
     let mut payload = packet[headers..].chunks(header.gso_size.into());
-    let mut out = vec![0; 66_000];
-    let cut = (0..segments.count()).map(|index| {
-        let len = segments.write(index, &mut out).expect("there is room");
-        let segment = &out[..len];
-        let last = index + 1 == segments.count();
-        assert_eq!(len, if last { segments.last_len() } else { segments.segment_len() });
+    let (count, most, last) = (segments.count(), segments.segment_len(), segments.last_len());
+    let mut cut = Vec::new();
+    while let Some((segment, len)) = segments.next() {
+        let (segment, behind) = segment.split_at_mut(len);
+        behind.fill(0x5a);
+        assert_eq!(len, if cut.len() + 1 == count { last } else { most });
         assert_eq!(&segment[headers..], payload.next().unwrap_or_default());
         assert_eq!(total(segment), len);
         if segment[0] >> 4 == 4 {
@@ -48,9 +50,9 @@ fn cut(header: &VnetHeader, packet: &[u8]) -> Option<Vec<Vec<u8>>> {
                 header.chunks(2).map(|word| u32::from(word[0]) << 8 | u32::from(word[1])).sum();
             assert_eq!((sum >> 16) + (sum & 0xffff), 0xffff, "IPv4 checksum");
         }
-        segment.to_vec()
-    });
-    let cut = cut.collect();
+        cut.push(segment.to_vec());
+    }
+    assert_eq!(cut.len(), count);
     assert_eq!(payload.next(), None, "payload is left");
     Some(cut)
 }
