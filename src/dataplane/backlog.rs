@@ -12,9 +12,9 @@ use super::codel::Codel;
 use crate::offload::{VnetHeader, same_flow};
 use crate::sys::tun::HEADROOM;
 
-/// Bytes that may wait: what takes a millisecond or two to seal. More would be dropped by the TUN's queue
-/// or by the peer's socket a little later.
-const MOST_BYTES: usize = 768 * 1024;
+/// Bytes that may wait: half a millisecond of work, six of the largest packets. A TCP stream fills whatever
+/// there is; it loses no speed by this, and a ping beside it half a millisecond less than with twice as much.
+const MOST_BYTES: usize = 384 * 1024;
 
 /// Packets that wait for their turn, the oldest first.
 #[derive(Debug, Default)]

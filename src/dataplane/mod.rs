@@ -41,17 +41,17 @@ use backlog::{Backlog, Waiting};
 use pace::{Pace, Wakeup};
 use ports::Ports;
 
-/// Packets taken from one descriptor before the others have their turn, and bytes: a fraction of a
-/// millisecond of work.
+/// Packets taken from one descriptor before the others have their turn, and bytes that are sealed or opened
+/// then: less than 100 µs of work. With three times as much a ping beside a TCP stream took 1.2 ms, not 0.8.
 const BATCH: usize = 64;
-const BATCH_BYTES: usize = 192 * 1024;
+const BATCH_BYTES: usize = 64 * 1024;
 /// What the device holds is sent on when it has come to so much, before more is taken.
 const DRAIN_BYTES: usize = 16 * 1024;
 /// What was received with so many bytes or fewer goes before what has more: a datagram that gossip may
 /// be, before the many that a transfer is.
 const SMALL: usize = 2048;
 /// How often one system call receives something, each time up to 64 KiB of joined datagrams.
-const RECEIVE_BATCH: usize = 8;
+const RECEIVE_BATCH: usize = 4;
 /// The largest datagram or packet that there is, with room for a header before and padding behind it.
 const BUFFER: usize = tun::HEADROOM + 65_536 + 16;
 /// Should waiting fail, it is tried again after this time.
