@@ -228,7 +228,7 @@ impl Dataplane {
                 std::thread::sleep(WAIT_FAILED);
                 continue;
             };
-            if self.pace.woke(now) == Wakeup::Lone {
+            if self.pace.woke(now) == Wakeup::Idle {
                 self.backlog.shrink();
             }
             self.device.handle_timeout(now);
