@@ -23,7 +23,7 @@ use std::time::Duration;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
-use tracing::{error, info, warn};
+use tracing::{debug, error, info, warn};
 
 pub use bare::{Bare, run_bare};
 pub use error::Error;
@@ -32,6 +32,7 @@ use crate::config::{self, Config, Environment};
 use crate::dataplane::{self, Handle, Notice, View};
 use crate::sys::attach::{self, AttachRequest, Attachment};
 use crate::sys::keeper::Keeper;
+use crate::sys::memory;
 use crate::sys::udp::Udp;
 use crate::uapi::Call;
 use crate::wireguard::{Change, Device, Event, PeerChange, PublicKey};
@@ -57,11 +58,20 @@ pub fn run(config: Config, environment: Environment, keeper: Option<Keeper>) -> 
     })
 }
 
+/// After this time the start is over, with what other tools configure at once.
+const SETTLED: Duration = Duration::from_secs(1);
+
 fn block_on(life: impl Future<Output = Result<(), Error>>) -> Result<(), Error> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .map_err(|error| Error::Start("the runtime", error))?;
+    runtime.spawn(async {
+        tokio::time::sleep(SETTLED).await;
+        if let Err(error) = memory::release_code() {
+            debug!(%error, "the code of the start stays resident");
+        }
+    });
     let result = runtime.block_on(life);
     // A name that is being resolved holds a thread that cannot be interrupted: do not wait for it.
     runtime.shutdown_background();

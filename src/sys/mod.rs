@@ -17,6 +17,7 @@ pub mod inherit;
 pub mod inotify;
 pub mod interface;
 pub mod keeper;
+pub mod memory;
 mod message;
 pub mod netlink;
 pub mod poll;
