@@ -36,10 +36,12 @@ mod backlog;
 mod codel;
 mod pace;
 mod ports;
+mod precedence;
 
 use backlog::{Backlog, Waiting};
 use pace::{Pace, Wakeup};
 use ports::Ports;
+use precedence::goes_first;
 
 /// Packets taken from one descriptor before the others have their turn, and bytes that are sealed or opened
 /// then: less than 100 µs of work. With three times as much a ping beside a TCP stream took 1.2 ms, not 0.8.
@@ -47,9 +49,6 @@ const BATCH: usize = 64;
 const BATCH_BYTES: usize = 64 * 1024;
 /// What the device holds is sent on when it has come to so much, before more is taken.
 const DRAIN_BYTES: usize = 16 * 1024;
-/// What was received with so many bytes or fewer goes before what has more: a datagram that gossip may
-/// be, before the many that a transfer is.
-const SMALL: usize = 2048;
 /// How often one system call receives something, each time up to 64 KiB of joined datagrams.
 const RECEIVE_BATCH: usize = 4;
 /// The largest datagram or packet that there is, with room for a header before and padding behind it.
@@ -269,12 +268,17 @@ impl Dataplane {
         self.pace.worked(bytes);
     }
 
-    /// Hands the device what was received, what is small before what is large, and sends on what comes out;
-    /// says how many bytes it was.
+    /// Hands the device what was received, what is small before what is large of other senders, and sends on
+    /// what comes out; says how many bytes it was.
     fn open(&mut self, now: Instant) -> usize {
         let (mut bytes, mut held) = (0, 0);
-        for small in [true, false] {
-            for received in self.received.received().filter(|some| small == (some.len() <= SMALL)) {
+        for first in [true, false] {
+            for (index, received) in self.received.received().enumerate() {
+                let earlier = self.received.received().take(index);
+                let earlier = earlier.map(|other| (other.from.address, other.len()));
+                if goes_first(received.from.address, received.len(), earlier) != first {
+                    continue;
+                }
                 for datagram in received.datagrams() {
                     self.device.handle_udp(now, received.from, received.ecn, datagram);
                 }
