@@ -94,3 +94,132 @@ impl Waiting {
         self.buffer.get(HEADROOM..HEADROOM + self.len).unwrap_or_default()
     }
 }
+
+#[cfg(test)]
+#[expect(clippy::disallowed_methods, reason = "a test is its own loop and owns the clock")]
+mod tests {
+    use super::*;
+    use crate::offload::{GSO_TCPV4, NEEDS_CSUM};
+
+    const LARGE: VnetHeader = VnetHeader {
+        flags: NEEDS_CSUM,
+        gso_type: GSO_TCPV4,
+        hdr_len: 40,
+        gso_size: 1380,
+        csum_start: 20,
+        csum_offset: 16,
+    };
+    const SMALL: VnetHeader = VnetHeader {
+        flags: 0,
+        gso_type: 0,
+        hdr_len: 0,
+        gso_size: 0,
+        csum_start: 0,
+        csum_offset: 0,
+    };
+
+    /// A TCP segment of the flow that has this port.
+    fn packet(port: u8, len: usize) -> Vec<u8> {
+        let mut packet = vec![0; len];
+        packet[0] = 0x45;
+        packet[2..4].copy_from_slice(&(len as u16).to_be_bytes());
+        (packet[9], packet[21], packet[32]) = (6, port, 0x50);
+        packet
+    }
+
+    /// Reads a packet as the loop does; whether it waits now.
+    fn read(backlog: &mut Backlog, now: Instant, header: VnetHeader, packet: &[u8]) -> bool {
+        if !backlog.holds(&header, packet) {
+            return false;
+        }
+        let mut buffer = backlog.buffer();
+        buffer[HEADROOM..HEADROOM + packet.len()].copy_from_slice(packet);
+        let pushed = backlog.push(now, header, buffer, packet.len());
+        pushed.map_err(|buffer| backlog.done(buffer)).is_ok()
+    }
+
+    fn pop(backlog: &mut Backlog, now: Instant) -> Option<Vec<u8>> {
+        let waiting = backlog.pop(now)?;
+        let packet = waiting.packet().to_vec();
+        backlog.done(waiting.buffer);
+        Some(packet)
+    }
+
+    #[test]
+    fn what_is_large_waits_and_what_is_small_of_another_flow_passes() {
+        let (mut backlog, now) = (Backlog::default(), Instant::now());
+        assert!(!read(&mut backlog, now, SMALL, &packet(1, 100)), "nobody waits before it");
+        assert!(read(&mut backlog, now, LARGE, &packet(1, 60_000)));
+        assert!(!read(&mut backlog, now, SMALL, &packet(2, 100)));
+        assert!(!backlog.is_empty());
+    }
+
+    #[test]
+    fn packets_of_one_flow_keep_their_order() {
+        let (mut backlog, now) = (Backlog::default(), Instant::now());
+        let packets = [(LARGE, packet(1, 3000)), (LARGE, packet(2, 5000)), (SMALL, packet(1, 40))];
+        for (header, packet) in &packets {
+            assert!(read(&mut backlog, now, *header, packet));
+        }
+        // Of a fragment nobody knows what it belongs to.
+        let mut fragment = packet(3, 60);
+        fragment[6] = 0x20;
+        assert!(read(&mut backlog, now, SMALL, &fragment));
+        for (_, packet) in packets {
+            assert_eq!(pop(&mut backlog, now), Some(packet));
+        }
+        assert_eq!(pop(&mut backlog, now), Some(fragment));
+        assert_eq!(pop(&mut backlog, now), None);
+        assert!(!read(&mut backlog, now, SMALL, &packet(1, 40)), "nothing of its flow waits now");
+    }
+
+    #[test]
+    fn no_more_waits_than_is_sealed_in_a_moment() {
+        let (mut backlog, now) = (Backlog::default(), Instant::now());
+        let large = packet(1, 65_535);
+        let waiting = (0..100).filter(|_| read(&mut backlog, now, LARGE, &large)).count();
+        assert_eq!(waiting, MOST_BYTES / large.len());
+        assert!(backlog.bytes <= MOST_BYTES);
+        assert!(pop(&mut backlog, now).is_some());
+        assert!(read(&mut backlog, now, LARGE, &large), "there is room again");
+        while pop(&mut backlog, now).is_some() {}
+        assert_eq!(backlog.bytes, 0);
+    }
+
+    #[test]
+    fn buffers_are_used_again_and_given_back_after_a_burst() {
+        let (mut backlog, now) = (Backlog::default(), Instant::now());
+        let large = packet(1, 20_000);
+        for _ in 0..3 {
+            while read(&mut backlog, now, LARGE, &large) {}
+            while pop(&mut backlog, now).is_some() {}
+            // One more was refused, and its buffer kept.
+            assert_eq!(backlog.spare.len(), MOST_BYTES / large.len() + 1);
+        }
+        let spare = backlog.spare.last().map(|buffer| buffer.as_ptr());
+        let buffer = backlog.buffer();
+        assert_eq!(Some(buffer.as_ptr()), spare);
+        backlog.done(buffer);
+        backlog.shrink();
+        assert_eq!(backlog.spare.len(), 1);
+    }
+
+    #[test]
+    fn a_queue_that_stands_is_congested_and_its_last_packet_never() {
+        let (mut backlog, start) = (Backlog::default(), Instant::now());
+        let wait = std::time::Duration::from_millis(20);
+        let mut congested = 0;
+        for round in 0..20 {
+            let now = start + wait * round;
+            assert!(read(&mut backlog, now, LARGE, &packet(1, 3000)));
+            if round > 0 {
+                let waiting = backlog.pop(now).expect("one waits");
+                congested += usize::from(waiting.is_congested);
+                backlog.done(waiting.buffer);
+            }
+        }
+        assert!((2..6).contains(&congested), "{congested} in 400 ms");
+        let last = backlog.pop(start + wait * 20).expect("one waits");
+        assert!(!last.is_congested);
+    }
+}
