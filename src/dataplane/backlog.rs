@@ -15,6 +15,9 @@ use crate::sys::tun::HEADROOM;
 /// Bytes that may wait: half a millisecond of work, six of the largest packets. A TCP stream fills whatever
 /// there is; it loses no speed by this, and a ping beside it half a millisecond less than with twice as much.
 const MOST_BYTES: usize = 384 * 1024;
+/// Who comes when so many wait, and understands a mark, gets one: a full backlog would drop dozens of segments
+/// with each packet, long before time tells that the queue stands.
+const CROWDED_BYTES: usize = MOST_BYTES / 2;
 
 /// Packets that wait for their turn, the oldest first.
 #[derive(Debug, Default)]
@@ -34,6 +37,8 @@ pub(super) struct Waiting {
     /// The packet begins at [`HEADROOM`].
     pub(super) buffer: Vec<u8>,
     pub(super) len: usize,
+    /// Many waited before it: the sender is to slow down, if a mark can tell it.
+    pub(super) is_crowded: bool,
     /// The queue stands: the sender is to slow down, by a mark or by a loss.
     pub(super) is_congested: bool,
 }
@@ -74,8 +79,10 @@ impl Backlog {
         if self.bytes + len > MOST_BYTES && !self.is_empty() {
             return Err(buffer);
         }
+        let is_crowded = self.bytes > CROWDED_BYTES;
         self.bytes += len;
-        self.waiting.push_back(Waiting { since: now, header, buffer, len, is_congested: false });
+        let waiting = Waiting { since: now, header, buffer, len, is_crowded, is_congested: false };
+        self.waiting.push_back(waiting);
         Ok(())
     }
 
@@ -184,6 +191,22 @@ mod tests {
         assert!(read(&mut backlog, now, LARGE, &large), "there is room again");
         while pop(&mut backlog, now).is_some() {}
         assert_eq!(backlog.bytes, 0);
+    }
+
+    /// Streams that understand marks lost dozens of segments at a time, and were marked never.
+    #[test]
+    fn who_comes_when_many_wait_is_to_be_marked_before_anybody_is_refused() {
+        let (mut backlog, now) = (Backlog::default(), Instant::now());
+        let large = packet(1, 60_000);
+        while read(&mut backlog, now, LARGE, &large) {}
+        let mut crowded = Vec::new();
+        while let Some(waiting) = backlog.pop(now) {
+            assert!(!waiting.is_congested, "nobody waited");
+            crowded.push(waiting.is_crowded);
+        }
+        let (calm, marked) = crowded.split_at(CROWDED_BYTES / large.len() + 1);
+        assert!(calm.iter().all(|crowded| !crowded) && marked.iter().all(|crowded| *crowded));
+        assert!(marked.len() >= 2, "{crowded:?}");
     }
 
     #[test]

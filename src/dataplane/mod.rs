@@ -335,10 +335,11 @@ impl Dataplane {
         while bytes < BATCH_BYTES
             && let Some(waiting) = self.backlog.pop(now)
         {
-            let Waiting { header, mut buffer, len, is_congested, .. } = waiting;
+            let Waiting { header, mut buffer, len, is_crowded, is_congested, .. } = waiting;
             bytes += len;
             let packet = buffer.get_mut(tun::HEADROOM..).unwrap_or_default();
-            if is_congested && !Ecn::mark_congested(packet) {
+            let marked = (is_crowded || is_congested) && Ecn::mark_congested(packet);
+            if is_congested && !marked {
                 self.device.backlog_full();
             } else {
                 self.device.handle_tun(now, &header, packet, len);
