@@ -3,9 +3,10 @@
 #[path = "support/wire.rs"]
 mod wire;
 
-use std::time::Duration;
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
 
-use hushwire::offload::VnetHeader;
+use hushwire::offload::{Offload, VnetHeader};
 use hushwire::wireguard::{
     AllowedIpChange, Change, Device, DropReason, Ecn, Endpoint, Event, GossipChange, PeerChange,
     PrivateKey, SessionState, Source,
@@ -790,4 +791,105 @@ fn congestion_marks_pass_between_the_inner_and_the_outer_header() {
     assert_eq!(outer, Ecn::NotCapable);
     assert!(wire.b.received.is_empty());
     assert_eq!(wire.b.dropped(wire.now, DropReason::CongestionMarked), 1);
+}
+
+/// Three packets to each of the peers, and how many datagrams leave together where to.
+fn runs(from: &mut Station, now: Instant, overlays: &[&str]) -> Vec<(SocketAddr, usize)> {
+    for to in overlays {
+        for _ in 0..3 {
+            let mut packet = udp(&from.overlay, to, &[7; 500]);
+            let len = packet.len();
+            packet.resize(len + 15, 0);
+            from.device.handle_tun(now, &VnetHeader::default(), &mut packet, len);
+        }
+    }
+    let mut runs = Vec::new();
+    while let Some(transmit) = from.device.poll_transmit() {
+        runs.push((transmit.to.address, transmit.datagrams().len()));
+    }
+    runs
+}
+
+#[test]
+fn a_peer_whose_path_refuses_segmentation_gets_datagrams_one_by_one_for_a_minute() {
+    let mut wire = Wire::connected();
+    let mut third = Station::new(3, wire.now);
+    third.know(wire.now, &wire.a, false);
+    wire.a.know(wire.now, &third, true);
+    for _ in 0..3 {
+        for (_, datagram) in std::mem::take(&mut wire.a.sent) {
+            third.take(wire.now, wire.a.address, &datagram);
+        }
+        for (_, datagram) in std::mem::take(&mut third.sent) {
+            wire.a.take(wire.now, third.address, &datagram);
+        }
+    }
+    let (b, c) = (wire.b.address, third.address);
+    let both = ["10.99.0.2", "10.99.0.3"];
+    let together = [(b, 3), (c, 3)];
+    let alone = [(b, 1), (b, 1), (b, 1), (c, 3)];
+    assert_eq!(runs(&mut wire.a, wire.now, &both), together);
+
+    wire.a.device.segmentation_refused(wire.now, None);
+    assert_eq!(runs(&mut wire.a, wire.now, &both), together, "it was nobody's");
+    let mut packet = udp("10.99.0.1", "10.99.0.2", b"whose path this is");
+    let len = packet.len();
+    wire.a.device.handle_tun(wire.now, &VnetHeader::default(), &mut packet, len);
+    let peer = wire.a.device.poll_transmit().expect("a datagram").peer;
+    assert!(peer.is_some() && wire.a.device.poll_transmit().is_none());
+    wire.a.device.segmentation_refused(wire.now, peer);
+    for after in [0, 1, 59] {
+        let now = wire.now + seconds(after);
+        assert_eq!(runs(&mut wire.a, now, &both), alone, "after {after} s");
+    }
+    assert_eq!(runs(&mut wire.a, wire.now + seconds(60), &both), together, "it is tried again");
+}
+
+/// Segments of one TCP connection with something behind them: an Ethernet frame is filled up like that.
+#[test]
+fn what_stands_behind_a_packet_is_never_joined_to_the_next_one() {
+    let mut wire = Wire::connected();
+    wire.b.device.set_offload(Offload::TcpAndUdp);
+    let payload = [[1; 100], [2; 100], [3; 100]];
+    let mut joined: Vec<u8> = Vec::new();
+    for (number, payload) in payload.iter().enumerate() {
+        let mut packet = udp("10.99.0.1", "10.99.0.2", &[]);
+        packet.truncate(20);
+        (packet[3], packet[6], packet[9]) = (140, 0x40, 6);
+        packet.extend([
+            0x23,
+            0x86,
+            0x23,
+            0x86,
+            0,
+            0,
+            0,
+            number as u8 * 100,
+            0,
+            0,
+            0,
+            0,
+            0x50,
+            0x10,
+        ]);
+        packet.extend([1, 0, 0, 0, 0, 0]);
+        packet.extend(payload);
+        joined.extend(payload);
+        let len = packet.len();
+        packet.extend([0xee; 22]);
+        // As if it had been read so: what is behind the packet is sealed as well.
+        wire.a.device.handle_tun(wire.now, &VnetHeader::default(), &mut packet, len + 7);
+    }
+    while let Some(transmit) = wire.a.device.poll_transmit() {
+        for datagram in transmit.datagrams() {
+            let from = Endpoint::from(wire.a.address);
+            wire.b.device.handle_udp(wire.now, from, Ecn::NotCapable, datagram);
+        }
+    }
+    let packet = wire.b.device.poll_packet().expect("a packet");
+    assert_eq!((packet.packets(), packet.header.gso_size), (3, 100));
+    let bytes: Vec<u8> = packet.parts().flatten().copied().collect();
+    assert_eq!(bytes[40..], joined);
+    assert_eq!(bytes[2..4], 340u16.to_be_bytes());
+    assert!(wire.b.device.poll_packet().is_none());
 }
