@@ -13,7 +13,8 @@ readonly USAGE='usage: scripts/test.sh [--quick]
 readonly SLOW=(rekey before_the_tunnel start_on_both_sides silences_made_in_an_outage)
 readonly PROGRAMS='ip:iproute2 mount:mount unshare:util-linux nsenter:util-linux setpriv:util-linux
   ping:iputils-ping wg:wireguard-tools wireguard-go:wireguard-go cc:build-essential c++:g++
-  prometheus-alertmanager:prometheus-alertmanager iperf3:iperf3 nft:nftables ss:iproute2'
+  prometheus-alertmanager:prometheus-alertmanager iperf3:iperf3 nft:nftables ss:iproute2
+  ethtool:ethtool strace:strace tcpdump:tcpdump'
 
 main() {
   quick=

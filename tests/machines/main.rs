@@ -11,6 +11,7 @@
 //! - [`keeper`]: what a killed hushwire leaves, and who may have it
 //! - [`outage`]: what was silenced in an outage is there when it ends
 //! - [`bare`]: `hushwire NAME` under `wg`, `wg-quick` and `ip`; [`bare_settings`]: what `wg` sets and shows
+//! - [`offload`]: with and without offloads, at every MTU, each byte of [`traffic`] and each checksum
 //! - [`names`]: endpoints that are names
 //! - [`hostile`]: junk, forgeries and replays at the underlay port
 //! - [`lifecycle`]: reload, left-overs, second daemons, descriptors, memory
@@ -25,9 +26,12 @@ mod interop;
 mod keeper;
 mod lifecycle;
 mod names;
+mod offload;
 mod outage;
+mod pair;
 mod recovery;
 mod start;
 #[expect(dead_code, reason = "other suites and the bench use the rest of it")]
 #[path = "../support/mod.rs"]
 mod support;
+mod traffic;

@@ -63,6 +63,11 @@ impl Captured {
     pub(crate) fn count(&self, text: &str) -> usize {
         count(&self.raw, text)
     }
+
+    /// The packets as they were, from their IP headers on.
+    pub(crate) fn raw(&self) -> &[Vec<u8>] {
+        &self.raw
+    }
 }
 
 impl Capture {
@@ -111,7 +116,10 @@ fn packet_socket(interface: &str) -> (OwnedFd, usize) {
         .expect("cannot make a packet socket");
     let patience = TimeVal::new(0, 50_000);
     setsockopt(&socket, sockopt::ReceiveTimeout, &patience).expect("cannot set a timeout");
-    setsockopt(&socket, sockopt::RcvBuf, &(8 << 20)).expect("cannot set a buffer");
+    // The forced form goes past net.core.rmem_max, but not inside a user namespace.
+    setsockopt(&socket, sockopt::RcvBufForce, &(32 << 20))
+        .or_else(|_| setsockopt(&socket, sockopt::RcvBuf, &(8 << 20)))
+        .expect("cannot set a buffer");
     (socket, index as usize)
 }
 

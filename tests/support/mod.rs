@@ -7,7 +7,7 @@
 //! - [`alertmanager`]: a stock Alertmanager in a machine, spoken to over its HTTP interface ([`http`])
 //! - [`iperf3`]: a transfer from machine to machine
 //! - [`forwarder`]: a wire between two tunnels that loses, delays, repeats and writes down a ladder
-//! - [`capture`]: what really was on a wire; [`message`] names WireGuard messages
+//! - [`capture`]: what really was on a wire; [`checksums`] judges it, [`message`] names WireGuard messages
 //!
 //! Nothing here has a global name: when the test process ends, however it ends, the pipe to each holder
 //! closes, and namespaces, interfaces and sockets are gone with it (30 s later where a killed hushwire has
@@ -16,6 +16,7 @@
 
 pub(crate) mod alertmanager;
 pub(crate) mod capture;
+pub(crate) mod checksums;
 pub(crate) mod forwarder;
 pub(crate) mod http;
 pub(crate) mod iperf3;

@@ -16,6 +16,7 @@ use super::{Scratch, wait_for};
 
 /// Programs of Debian that the tests start, and the packages that bring them.
 const PACKAGES: &[(&str, &str)] = &[
+    ("ethtool", "ethtool"),
     ("gnuplot", "gnuplot-nox"),
     ("ip", "iproute2"),
     ("iperf3", "iperf3"),
@@ -26,6 +27,8 @@ const PACKAGES: &[(&str, &str)] = &[
     ("prometheus-alertmanager", "prometheus-alertmanager"),
     ("setpriv", "util-linux"),
     ("ss", "iproute2"),
+    ("strace", "strace"),
+    ("tcpdump", "tcpdump"),
     ("timeout", "coreutils"),
     ("unshare", "util-linux"),
     ("wg", "wireguard-tools"),
