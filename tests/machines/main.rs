@@ -12,6 +12,7 @@
 //! - [`outage`]: what was silenced in an outage is there when it ends
 //! - [`bare`]: `hushwire NAME` under `wg`, `wg-quick` and `ip`; [`bare_settings`]: what `wg` sets and shows
 //! - [`offload`]: with and without offloads, at every MTU, each byte of [`traffic`] and each checksum
+//! - [`lone`]: the system calls of a lone datagram; [`load`]: what a datagram meets beside transfers
 //! - [`names`]: endpoints that are names
 //! - [`hostile`]: junk, forgeries and replays at the underlay port
 //! - [`lifecycle`]: reload, left-overs, second daemons, descriptors, memory
@@ -25,6 +26,8 @@ mod hostile;
 mod interop;
 mod keeper;
 mod lifecycle;
+mod load;
+mod lone;
 mod names;
 mod offload;
 mod outage;

@@ -1,0 +1,157 @@
+//! What a small datagram meets beside transfers. Times are printed and never asserted: the computer may be
+//! busy.
+
+use std::io::{Read, Write};
+use std::net::{TcpStream, UdpSocket};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use hushwire::status::Status;
+use nix::sys::signal::Signal;
+
+use crate::pair::Pair;
+use crate::support::machine::Machine;
+use crate::support::tunnel::HUSHWIRE;
+use crate::support::{millis, seconds};
+
+const STREAMS: usize = 4;
+const ECHOES: usize = 200;
+
+/// Runs something while streams go from the left to the right as fast as they can.
+fn beside_streams<T>(pair: &Pair, run: impl FnOnce() -> T) -> T {
+    for machine in &pair.places {
+        // BBR, which some make the default, heeds neither marks nor losses; and no namespace may choose
+        // CUBIC, unless the computer allows it.
+        machine.sysctl("net/ipv4/tcp_congestion_control", "reno");
+    }
+    let listener = pair.places[1].listen("10.99.0.2:0").expect("cannot listen");
+    let address = listener.local_addr().expect("it is bound");
+    let over = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        for _ in 0..STREAMS {
+            let near = pair.places[0].connect(address, seconds(5)).expect("cannot connect");
+            let (far, _) = listener.accept().expect("cannot accept");
+            let over = &over;
+            scope.spawn(move || fill(near, over));
+            scope.spawn(move || empty(far));
+        }
+        // Past slow start.
+        std::thread::sleep(millis(300));
+        let end = End(&over);
+        let result = run();
+        drop(end);
+        result
+    })
+}
+
+/// Ends the streams, also when a test fails: else the scope would wait for them for ever.
+struct End<'a>(&'a AtomicBool);
+
+impl Drop for End<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+fn fill(mut stream: TcpStream, over: &AtomicBool) {
+    stream.set_write_timeout(Some(seconds(10))).expect("an option of sockets");
+    let bytes = vec![7; 256 * 1024];
+    while !over.load(Ordering::Relaxed) {
+        stream.write_all(&bytes).expect("a stream is stuck");
+    }
+}
+
+fn empty(mut stream: TcpStream) {
+    let mut buffer = vec![0; 256 * 1024];
+    while stream.read(&mut buffer).expect("a stream broke") > 0 {}
+}
+
+/// Sends echo requests one after the other and says how long each took; none may be lost.
+fn echoes(sender: &UdpSocket, echo: &UdpSocket) -> Vec<Duration> {
+    let (mut buffer, to) = ([0; 300], echo.local_addr().expect("it is bound"));
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let mut buffer = [0; 300];
+            for _ in 0..ECHOES {
+                let (len, from) = echo.recv_from(&mut buffer).expect("a request is lost");
+                echo.send_to(&buffer[..len], from).expect("cannot answer");
+            }
+        });
+        let times = (0..ECHOES).map(|number| {
+            let (start, request) = (Instant::now(), [number as u8; 200]);
+            sender.send_to(&request, to).expect("cannot send");
+            let len = sender.recv(&mut buffer).expect("an answer is lost");
+            assert_eq!(buffer[..len], request);
+            let took = start.elapsed();
+            std::thread::sleep(millis(5));
+            took
+        });
+        times.collect()
+    })
+}
+
+#[test]
+fn no_datagram_is_lost_beside_four_streams() {
+    let pair = Pair::new([HUSHWIRE; 2], "");
+    pair.adjust(1420, 1500, "192.0.2.2");
+    let [sender, echo] = [(0, "10.99.0.1:0"), (1, "10.99.0.2:9094")].map(|(index, address)| {
+        let socket = pair.places[index].udp(address).expect("cannot bind");
+        socket.set_read_timeout(Some(seconds(3))).expect("an option of sockets");
+        socket
+    });
+    let print = |what: &str, mut times: Vec<Duration>| {
+        times.sort();
+        let [median, p99] = [ECHOES / 2, ECHOES * 99 / 100].map(|at| times[at]);
+        println!("{what}: {ECHOES} echoes, median {median:.0?}, 99th percentile {p99:.0?}");
+    };
+    print("alone", echoes(&sender, &echo));
+    print("beside streams", beside_streams(&pair, || echoes(&sender, &echo)));
+    let resident = pair.devices.each_ref().map(|device| device.resident() / 1024);
+    println!("resident after that: {resident:?} KiB");
+    marks(&pair, "four streams");
+}
+
+/// A counter of a network stack (`/proc/net/netstat`).
+fn counter(machine: &Machine, name: &str) -> u64 {
+    let text = machine.run("cat", &["/proc/net/netstat"]);
+    let lines: Vec<Vec<&str>> = text.lines().map(|line| line.split(' ').collect()).collect();
+    let found = lines.chunks_exact(2).find_map(|pair| {
+        let at = pair[0].iter().position(|column| *column == name)?;
+        pair[1][at].parse().ok()
+    });
+    found.unwrap_or_else(|| panic!("no {name} in {text}"))
+}
+
+/// What was marked as congested on its way to the right, and prints what was lost.
+fn marks(pair: &Pair, what: &str) -> u64 {
+    let [left, right] = &pair.places;
+    let status = pair.homes[0].run(HUSHWIRE, &["status", "--json", "--interface", "wg0"]);
+    let status: Status = serde_json::from_str(&status).expect("not a Status");
+    let marks = counter(right, "InCEPkts");
+    println!(
+        "{what}: {marks} packets marked, {} segments sent again, {} packets dropped by the backlog, {} \
+         sent and {} segments out of order",
+        counter(left, "TCPFastRetrans") + counter(left, "TCPSlowStartRetrans"),
+        status.drops["backlog"],
+        status.peers[0].tx_packets,
+        counter(right, "TCPOFOQueue"),
+    );
+    marks
+}
+
+/// The process gets the processor for a fraction of the time only, so that what it has read waits.
+#[test]
+fn streams_that_understand_marks_get_them_when_a_queue_stands() {
+    let pair = Pair::new([HUSHWIRE; 2], "");
+    pair.adjust(1420, 1500, "192.0.2.2");
+    beside_streams(&pair, || {
+        let start = Instant::now();
+        while start.elapsed() < seconds(2) {
+            pair.devices[0].signal(Signal::SIGSTOP);
+            std::thread::sleep(millis(8));
+            pair.devices[0].signal(Signal::SIGCONT);
+            std::thread::sleep(Duration::from_micros(300));
+        }
+    });
+    assert!(marks(&pair, "a process that is held up") > 0);
+}
