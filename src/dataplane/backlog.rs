@@ -5,19 +5,23 @@
 //! Packets of one flow keep their order.
 
 use std::collections::VecDeque;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::BUFFER;
 use super::codel::Codel;
 use crate::offload::{VnetHeader, same_flow};
 use crate::sys::tun::HEADROOM;
 
-/// Bytes that may wait: half a millisecond of work, six of the largest packets. A TCP stream fills whatever
-/// there is; it loses no speed by this, and a ping beside it half a millisecond less than with twice as much.
-const MOST_BYTES: usize = 384 * 1024;
-/// Who comes when so many wait, and understands a mark, gets one: a full backlog would drop dozens of segments
-/// with each packet, long before time tells that the queue stands.
-const CROWDED_BYTES: usize = MOST_BYTES / 2;
+/// Bytes that may wait: what takes half a millisecond to seal, six of the largest packets. A TCP stream
+/// fills whatever there is, and then its receiver's socket as well; above this it is told to slow down.
+const ENOUGH_BYTES: usize = 384 * 1024;
+/// How often it is told: a sender takes a round trip to slow down, and slows down once for all that it is
+/// told in one.
+const TOLD_EVERY: Duration = Duration::from_millis(1);
+/// What waits at most, whoever does not slow down: in bytes, and in packets, each of which has a buffer that
+/// a large one would fit into.
+const MOST_BYTES: usize = 1024 * 1024;
+const MOST_PACKETS: usize = 32;
 
 /// Packets that wait for their turn, the oldest first.
 #[derive(Debug, Default)]
@@ -27,6 +31,8 @@ pub(super) struct Backlog {
     /// Buffers that are free.
     spare: Vec<Vec<u8>>,
     codel: Codel,
+    /// When a sender was told last that there is enough.
+    told: Option<Instant>,
 }
 
 /// A packet in the buffer that it was read to.
@@ -37,9 +43,7 @@ pub(super) struct Waiting {
     /// The packet begins at [`HEADROOM`].
     pub(super) buffer: Vec<u8>,
     pub(super) len: usize,
-    /// Many waited before it: the sender is to slow down, if a mark can tell it.
-    pub(super) is_crowded: bool,
-    /// The queue stands: the sender is to slow down, by a mark or by a loss.
+    /// Too much waits: the sender is to slow down.
     pub(super) is_congested: bool,
 }
 
@@ -76,13 +80,11 @@ impl Backlog {
         buffer: Vec<u8>,
         len: usize,
     ) -> Result<(), Vec<u8>> {
-        if self.bytes + len > MOST_BYTES && !self.is_empty() {
+        if self.bytes + len > MOST_BYTES || self.waiting.len() >= MOST_PACKETS {
             return Err(buffer);
         }
-        let is_crowded = self.bytes > CROWDED_BYTES;
         self.bytes += len;
-        let waiting = Waiting { since: now, header, buffer, len, is_crowded, is_congested: false };
-        self.waiting.push_back(waiting);
+        self.waiting.push_back(Waiting { since: now, header, buffer, len, is_congested: false });
         Ok(())
     }
 
@@ -91,8 +93,18 @@ impl Backlog {
         let mut waiting = self.waiting.pop_front()?;
         self.bytes -= waiting.len;
         let is_last = self.waiting.is_empty();
-        waiting.is_congested = self.codel.is_congested(now, waiting.since, is_last);
+        waiting.is_congested =
+            self.codel.is_congested(now, waiting.since, is_last) || self.is_enough(now);
         Some(waiting)
+    }
+
+    fn is_enough(&mut self, now: Instant) -> bool {
+        let enough = self.bytes > ENOUGH_BYTES
+            && self.told.is_none_or(|told| now.saturating_duration_since(told) >= TOLD_EVERY);
+        if enough {
+            self.told = Some(now);
+        }
+        enough
     }
 }
 
@@ -193,20 +205,25 @@ mod tests {
         assert_eq!(backlog.bytes, 0);
     }
 
-    /// Streams that understand marks lost dozens of segments at a time, and were marked never.
+    /// Streams lost dozens of segments at a time when the backlog was full, and were marked never.
     #[test]
-    fn who_comes_when_many_wait_is_to_be_marked_before_anybody_is_refused() {
-        let (mut backlog, now) = (Backlog::default(), Instant::now());
+    fn when_enough_wait_one_sender_is_told_in_each_millisecond() {
+        let (mut backlog, start) = (Backlog::default(), Instant::now());
         let large = packet(1, 60_000);
-        while read(&mut backlog, now, LARGE, &large) {}
-        let mut crowded = Vec::new();
-        while let Some(waiting) = backlog.pop(now) {
-            assert!(!waiting.is_congested, "nobody waited");
-            crowded.push(waiting.is_crowded);
+        let told = |backlog: &mut Backlog, at: Duration| {
+            assert!(read(backlog, start + at, LARGE, &large));
+            backlog.pop(start + at).unwrap().is_congested
+        };
+        let at = Duration::from_micros;
+        assert!(!told(&mut backlog, at(0)), "there is room");
+        for _ in 0..7 {
+            assert!(read(&mut backlog, start, LARGE, &large));
         }
-        let (calm, marked) = crowded.split_at(CROWDED_BYTES / large.len() + 1);
-        assert!(calm.iter().all(|crowded| !crowded) && marked.iter().all(|crowded| *crowded));
-        assert!(marked.len() >= 2, "{crowded:?}");
+        let times = [100, 200, 1099, 1100, 1200, 2100];
+        assert_eq!(
+            times.map(|micros| told(&mut backlog, at(micros))),
+            [true, false, false, true, false, true]
+        );
     }
 
     #[test]
@@ -230,7 +247,7 @@ mod tests {
     #[test]
     fn a_queue_that_stands_is_congested_and_its_last_packet_never() {
         let (mut backlog, start) = (Backlog::default(), Instant::now());
-        let wait = std::time::Duration::from_millis(20);
+        let wait = Duration::from_millis(20);
         let mut congested = 0;
         for round in 0..20 {
             let now = start + wait * round;

@@ -145,6 +145,35 @@ impl Device {
     /// Takes what the overlay sends: the first `len` bytes of `buffer`, one packet or, by its header, a
     /// large one that is to be cut. Up to 15 bytes behind it are used for padding, if they are there.
     pub fn handle_tun(&mut self, now: Instant, header: &VnetHeader, buffer: &mut [u8], len: usize) {
+        self.handle_outgoing(now, header, buffer, len, 0);
+    }
+
+    /// Takes what the overlay sends too fast. Its transport is told so: by a mark if it understands that (RFC
+    /// 3168), or else by the loss of one packet, the first one of a large one. More would tell it nothing more.
+    pub fn handle_tun_congested(
+        &mut self,
+        now: Instant,
+        header: &VnetHeader,
+        buffer: &mut [u8],
+        len: usize,
+    ) {
+        let marked = Ecn::mark_congested(buffer.get_mut(..len).unwrap_or_default());
+        let lost = usize::from(!marked);
+        self.drops.add(DropReason::Backlog, lost);
+        if marked || header.is_large() {
+            self.handle_outgoing(now, header, buffer, len, lost);
+        }
+    }
+
+    /// Sends a packet, or a large one without the first `lost` of its segments.
+    fn handle_outgoing(
+        &mut self,
+        now: Instant,
+        header: &VnetHeader,
+        buffer: &mut [u8],
+        len: usize,
+        lost: usize,
+    ) {
         let packet = buffer.get(..len).unwrap_or_default();
         let Some(addresses) = Addresses::of(packet) else {
             return self.drops.count(DropReason::MalformedPacket);
@@ -159,7 +188,8 @@ impl Device {
         let gossip =
             self.common.gossip.zip(udp).is_some_and(|(gossip, udp)| udp.may_go_to(gossip.port));
         let result = if header.is_large() {
-            self.send_large(now, id, header, buffer, len, gossip)
+            Segments::of(header, buffer, len)
+                .map(|segments| self.send_large(now, id, segments, lost, gossip))
         } else {
             self.send_one(now, id, header, buffer, len, gossip)
         };
@@ -183,24 +213,24 @@ impl Device {
         Ok(())
     }
 
-    /// Cuts a large packet and sends its segments.
+    /// Sends the segments of a large packet but the first `lost`.
     fn send_large(
         &mut self,
         now: Instant,
         id: PeerId,
-        header: &VnetHeader,
-        buffer: &mut [u8],
-        len: usize,
+        mut segments: Segments<'_>,
+        lost: usize,
         gossip: bool,
-    ) -> Result<(), Unusable> {
-        let mut segments = Segments::of(header, buffer, len)?;
-        let Some(slot) = self.peers.get_mut(&id) else { return Ok(()) };
+    ) {
+        let Some(slot) = self.peers.get_mut(&id) else { return };
         let mut cx = self.common.context(now, id);
+        for _ in 0..lost {
+            segments.next();
+        }
         while let Some((segment, len)) = segments.next() {
             slot.peer.send(&mut cx, pad(segment, len, self.mtu), gossip);
         }
         Self::schedule(&mut self.deadlines, id, slot);
-        Ok(())
     }
 
     /// Takes a datagram that the underlay brought, and the mark of its IP header.
@@ -287,7 +317,7 @@ impl Device {
         }
     }
 
-    /// Tells that a packet was not given to [`Device::handle_tun`], for too many were waiting before it.
+    /// Tells that a packet was not given to [`Device::handle_tun`]: too much was waiting already.
     pub fn backlog_full(&mut self) {
         self.drops.count(DropReason::Backlog);
     }
