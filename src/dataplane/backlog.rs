@@ -229,7 +229,7 @@ mod tests {
     #[test]
     fn buffers_are_used_again_and_given_back_after_a_burst() {
         let (mut backlog, now) = (Backlog::default(), Instant::now());
-        let large = packet(1, 20_000);
+        let large = packet(1, 60_000);
         for _ in 0..3 {
             while read(&mut backlog, now, LARGE, &large) {}
             while pop(&mut backlog, now).is_some() {}
