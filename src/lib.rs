@@ -25,10 +25,11 @@
 //! - [`status`]: what `hushwire status` shows, as plain data
 //! - [`commands`]: one file a subcommand; [`cli`]: their arguments and help texts
 //!
-//! A packet on its way out: TUN read → inner destination → allowed IPs → peer → seal straight into
-//! the datagram's place → send. On its way in: receive → message type and exact length → receiver
-//! index → peer → open → the inner source must route back to the same peer → the endpoint roams →
-//! TUN write. Every drop has a name: [`wireguard::DropReason`].
+//! A packet on its way out: TUN read → a large one waits for its turn and is cut → inner destination
+//! → allowed IPs → peer → seal straight into the datagram's place → one send for all that go together.
+//! On its way in: one receive for many → message type and exact length → receiver index → peer → open
+//! → the inner source must route back to the same peer → the endpoint roams → those of one flow are
+//! joined → TUN write. Every drop has a name: [`wireguard::DropReason`].
 //!
 //! What holds everywhere: bytes from a peer never panic; time, randomness and bytes are arguments
 //! of the pure part; every change (reload, control socket) is a list of [`wireguard::Change`] and

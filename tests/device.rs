@@ -6,7 +6,7 @@ mod wire;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use hushwire::offload::{Offload, VnetHeader};
+use hushwire::offload::{GSO_UDP_L4, NEEDS_CSUM, Offload, VnetHeader};
 use hushwire::wireguard::{
     AllowedIpChange, Change, Device, DropReason, Ecn, Endpoint, Event, GossipChange, PeerChange,
     PrivateKey, SessionState, Source,
@@ -791,6 +791,38 @@ fn congestion_marks_pass_between_the_inner_and_the_outer_header() {
     assert_eq!(outer, Ecn::NotCapable);
     assert!(wire.b.received.is_empty());
     assert_eq!(wire.b.dropped(wire.now, DropReason::CongestionMarked), 1);
+}
+
+/// Whole large packets were dropped, dozens of segments each, where one tells a transport as much.
+#[test]
+fn a_sender_that_is_too_fast_gets_a_mark_or_loses_one_segment() {
+    let lone = VnetHeader::default();
+    let large = VnetHeader {
+        flags: NEEDS_CSUM,
+        gso_type: GSO_UDP_L4,
+        hdr_len: 28,
+        gso_size: 100,
+        csum_start: 20,
+        csum_offset: 6,
+    };
+    let mut wire = Wire::connected();
+    for (header, tos, expected, lost) in [
+        (large, 0b00, vec![Ecn::NotCapable; 2], 1),
+        (large, 0b10, vec![Ecn::Congested; 3], 1),
+        (lone, 0b00, vec![], 2),
+        (lone, 0b10, vec![Ecn::Congested], 2),
+    ] {
+        let mut packet = udp("10.99.0.1", "10.99.0.2", &[7; 300]);
+        packet[1] = tos;
+        let len = packet.len();
+        wire.a.device.handle_tun_congested(wire.now, &header, &mut packet, len);
+        let mut sent = Vec::new();
+        while let Some(transmit) = wire.a.device.poll_transmit() {
+            sent.extend(transmit.datagrams().map(|_| transmit.ecn));
+        }
+        assert_eq!(sent, expected, "{header:?}, {tos}");
+        assert_eq!(wire.a.dropped(wire.now, DropReason::Backlog), lost);
+    }
 }
 
 /// Three packets to each of the peers, and how many datagrams leave together where to.
