@@ -4,11 +4,11 @@
 //! 2. Take the time, once.
 //! 3. Let the device do what is due.
 //! 4. Hand it what the underlay brought, a batch for each family; send on what comes out.
-//! 5. Hand it what the overlay sends, a batch: what is small at once, what is large by turns ([`Backlog`]);
+//! 5. Hand it what the overlay sends, a batch: what is small at once, what is large by turns (backlog.rs);
 //!    send on what comes out.
 //! 6. Take commands of the control plane, between two batches.
 //!
-//! A batch is what waits, and nothing is ever waited for to make it larger: see [`Pace`]. One packet's
+//! A batch is what waits, and nothing is ever waited for to make it larger: see pace.rs. One packet's
 //! error never stops a batch, and no lock is taken for a packet. The control plane talks to the loop through
 //! [`Handle`] and hears of it through [`Notice`]s.
 #![cfg_attr(
