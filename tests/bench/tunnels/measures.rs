@@ -232,7 +232,8 @@ fn idle(ground: &Ground, contestant: Contestant, pace: &Pace) -> Samples {
         return Samples::new();
     }
     let tunnel = up(ground, contestant);
-    thread::sleep(millis(500));
+    // Whatever the start needs, and gives back after it.
+    thread::sleep(millis(1500));
     let resident = mean(&tunnel, Process::resident);
     let (left, right) = (tunnel.left_address(), tunnel.right_address());
     let ends = [(&ground.left, right.as_str()), (&ground.right, left.as_str())];
