@@ -17,7 +17,7 @@ programs() {
       return 1
     fi
     echo "installing from Debian: ${missing[*]}"
-    scripts/install.sh "${missing[@]}" || return 1
+    scripts/packages.sh "${missing[@]}" || return 1
   fi
   if ! command -v cargo >/dev/null; then
     echo 'cargo is missing: install Rust, https://rustup.rs' >&2

@@ -58,7 +58,7 @@ install_what_is_missing() {
   command -v cargo >/dev/null || fail 'cargo is missing: install Rust, https://rustup.rs'
   ((${#missing[@]})) || return 0
   step "Installing from Debian: ${missing[*]}"
-  scripts/install.sh "${missing[@]}"
+  scripts/packages.sh "${missing[@]}"
 }
 
 build() {
