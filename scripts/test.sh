@@ -14,7 +14,7 @@ readonly SLOW=(rekey before_the_tunnel start_on_both_sides silences_made_in_an_o
 readonly PROGRAMS='ip:iproute2 mount:mount unshare:util-linux nsenter:util-linux setpriv:util-linux
   ping:iputils-ping wg:wireguard-tools wireguard-go:wireguard-go cc:build-essential c++:g++
   prometheus-alertmanager:prometheus-alertmanager iperf3:iperf3 nft:nftables ss:iproute2
-  ethtool:ethtool strace:strace tcpdump:tcpdump'
+  ethtool:ethtool strace:strace tcpdump:tcpdump dockerd:docker.io docker:docker.io iptables:iptables'
 
 main() {
   quick=
@@ -39,11 +39,12 @@ main() {
     part 'fuzz' fuzz
     part 'optimised build' cargo build --release --locked --quiet
     part 'namespace suite' namespace_suite
+    part 'containers' containers
     part 'bench, shortly' scripts/bench.sh --quick start udp idle flows
   fi
   echo
   printf '%s\n' "${took[@]}"
-  [[ -z $quick ]] || echo "left out by --quick: fuzz, tests/netns, scripts/bench.sh, tests named *${SLOW[*]}*"
+  [[ -z $quick ]] || echo "left out by --quick: fuzz, tests/netns, tests/containers, scripts/bench.sh, tests named *${SLOW[*]}*"
   echo 'All good.'
 }
 
@@ -75,10 +76,10 @@ format() {
   cargo fmt --check && cargo fmt --check --manifest-path tests/fuzz/Cargo.toml
 }
 
-# The namespace suite is no test of plain `cargo test`, and so none of all targets.
+# The namespace suite and that of containers are no tests of plain `cargo test`, and so none of all targets.
 lints() {
   cargo clippy --locked --all-targets --quiet -- -D warnings &&
-    cargo clippy --locked --test netns --quiet -- -D warnings
+    cargo clippy --locked --test netns --test containers --quiet -- -D warnings
 }
 
 documentation() {
@@ -104,6 +105,16 @@ bench() {
 namespace_suite() {
   cargo test --locked --test netns --no-run --quiet &&
     in_namespaces cargo test --locked --offline --quiet --test netns -- --test-threads=1 --show-output
+}
+
+# Each test starts container engines of its own, which root alone can.
+containers() {
+  if ((EUID != 0)); then
+    echo 'not root: tests/containers is left out'
+    return
+  fi
+  cargo test --locked --test containers --no-run --quiet &&
+    in_namespaces cargo test --locked --offline --quiet --test containers -- --test-threads=3 --show-output
 }
 
 tests() {

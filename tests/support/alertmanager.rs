@@ -13,7 +13,7 @@ use super::tunnel::Tunnel;
 use super::{Scratch, millis, seconds, wait_for};
 
 /// The smallest configuration that Alertmanager takes.
-const CONFIGURATION: &str = "route: {receiver: nobody}\nreceivers: [{name: nobody}]\n";
+pub(crate) const CONFIGURATION: &str = "route: {receiver: nobody}\nreceivers: [{name: nobody}]\n";
 
 /// Log lines that mean that gossip was hurt on its way.
 const COMPLAINTS: &[&str] = &["invalid checksum", "UDP probes failed", "Failed to decode"];

@@ -5,6 +5,7 @@
 //! - [`tunnel`]: hushwire in a machine, and the one file that all machines share
 //! - [`neighbour`]: wireguard-go or boringtun-cli in a machine, which hushwire must get on with
 //! - [`alertmanager`]: a stock Alertmanager in a machine, spoken to over its HTTP interface ([`http`])
+//! - [`docker`]: a container engine in a machine, with images of local files
 //! - [`iperf3`]: a transfer from machine to machine
 //! - [`forwarder`]: a wire between two tunnels that loses, delays, repeats and writes down a ladder
 //! - [`capture`]: what really was on a wire; [`checksums`] judges it, [`message`] names WireGuard messages
@@ -17,6 +18,7 @@
 pub(crate) mod alertmanager;
 pub(crate) mod capture;
 pub(crate) mod checksums;
+pub(crate) mod docker;
 pub(crate) mod forwarder;
 pub(crate) mod http;
 pub(crate) mod iperf3;

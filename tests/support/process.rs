@@ -16,10 +16,14 @@ use super::{Scratch, wait_for};
 
 /// Programs of Debian that the tests start, and the packages that bring them.
 const PACKAGES: &[(&str, &str)] = &[
+    ("docker", "docker.io"),
+    ("dockerd", "docker.io"),
     ("ethtool", "ethtool"),
     ("gnuplot", "gnuplot-nox"),
     ("ip", "iproute2"),
+    ("ldd", "libc-bin"),
     ("iperf3", "iperf3"),
+    ("iptables", "iptables"),
     ("nft", "nftables"),
     ("nsenter", "util-linux"),
     ("perl", "perl-base"),
@@ -28,6 +32,7 @@ const PACKAGES: &[(&str, &str)] = &[
     ("setpriv", "util-linux"),
     ("ss", "iproute2"),
     ("strace", "strace"),
+    ("tar", "tar"),
     ("tcpdump", "tcpdump"),
     ("timeout", "coreutils"),
     ("unshare", "util-linux"),

@@ -1,0 +1,13 @@
+//! hushwire beside real containers: private Docker engines in machines made of namespaces.
+//!
+//! scripts/test.sh runs this by name, as root: an engine can run neither in a user namespace nor quickly.
+//! Every engine, image, container and network is one test's own, see `support::docker`.
+//!
+//! - [`engine`]: the harness itself
+#![allow(clippy::disallowed_methods, reason = "a test reads the clock and the environment")]
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "a test says what it measured")]
+
+mod engine;
+#[expect(dead_code, reason = "other suites use the rest of it")]
+#[path = "../support/mod.rs"]
+mod support;
