@@ -1,10 +1,11 @@
-//! Descriptors that another program opened for us and named by their number in the environment.
+//! Descriptors that another program opened for us and named by their number in the environment: `wg-quick`
+//! one for each variable, a service manager a row of them with names (sd_listen_fds(3)).
 //!
 //! Each can be taken once, before anything else could have opened a descriptor of that number: called by
 //! the daemon before it opens its own. What it is good for is checked by whoever adopts it.
 
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixListener;
 use std::sync::Mutex;
 
@@ -36,6 +37,15 @@ pub fn take(number: RawFd) -> io::Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(number) })
 }
 
+/// Takes the row of descriptors that a service manager passes, each with its name; one that cannot be taken
+/// is left out. `count` is `$LISTEN_FDS`, `names` is `$LISTEN_FDNAMES`.
+pub fn take_row(count: usize, names: &str) -> Vec<(String, OwnedFd)> {
+    let names = names.split(':').chain(std::iter::repeat(""));
+    let numbers = libc::STDERR_FILENO + 1..;
+    let row = numbers.zip(names).take(count);
+    row.filter_map(|(number, name)| Some((name.to_owned(), take(number).ok()?))).collect()
+}
+
 /// Makes a listener of a descriptor.
 ///
 /// # Errors
@@ -48,7 +58,7 @@ pub fn listener(fd: OwnedFd) -> io::Result<UnixListener> {
         (libc::SO_ACCEPTCONN, 1),
     ];
     for (name, wanted) in listens {
-        if socket_option(&fd, name)? != wanted {
+        if socket_option(fd.as_fd(), libc::SOL_SOCKET, name)? != wanted {
             return Err(io::Error::new(
                 io::ErrorKind::InvalidInput,
                 "not a UNIX stream socket that listens",
@@ -60,18 +70,17 @@ pub fn listener(fd: OwnedFd) -> io::Result<UnixListener> {
     Ok(listener)
 }
 
-fn socket_option(fd: &OwnedFd, name: libc::c_int) -> io::Result<libc::c_int> {
+/// What getsockopt(2) says of an option that is one int.
+pub(super) fn socket_option(
+    fd: BorrowedFd<'_>,
+    level: libc::c_int,
+    name: libc::c_int,
+) -> io::Result<libc::c_int> {
     let mut value: libc::c_int = 0;
     let mut length = size_of::<libc::c_int>() as libc::socklen_t;
     // SAFETY: the kernel writes at most `length` bytes, which `value` has.
     checked(unsafe {
-        libc::getsockopt(
-            fd.as_fd().as_raw_fd(),
-            libc::SOL_SOCKET,
-            name,
-            (&raw mut value).cast(),
-            &raw mut length,
-        )
+        libc::getsockopt(fd.as_raw_fd(), level, name, (&raw mut value).cast(), &raw mut length)
     })?;
     Ok(value)
 }

@@ -20,8 +20,9 @@ pub mod keeper;
 pub mod memory;
 mod message;
 pub mod netlink;
+pub mod notify;
 pub mod poll;
-mod rights;
+pub mod rights;
 pub mod tun;
 pub mod udp;
 

@@ -1,6 +1,6 @@
 //! One descriptor in a message from process to process (`SCM_RIGHTS`, unix(7)).
 //!
-//! Only `keeper` calls this. What the kernel filled in is checked (level, type, length) before it is
+//! `keeper` and `notify` call this. What the kernel filled in is checked (level, type, length) before it is
 //! believed, and a descriptor that came is owned at once: none is leaked, whatever else is wrong.
 
 use std::io;
@@ -28,11 +28,7 @@ const LENGTH: usize = unsafe { libc::CMSG_LEN(size_of::<RawFd>() as libc::c_uint
 /// # Errors
 ///
 /// What sendmsg(2) says: `EPIPE` when the other end is gone.
-pub(super) fn send(
-    socket: BorrowedFd<'_>,
-    bytes: &[u8],
-    fd: Option<BorrowedFd<'_>>,
-) -> io::Result<()> {
+pub fn send(socket: BorrowedFd<'_>, bytes: &[u8], fd: Option<BorrowedFd<'_>>) -> io::Result<()> {
     let mut control = Control { align: [], bytes: [0; SPACE] };
     let mut part = libc::iovec { iov_base: bytes.as_ptr().cast_mut().cast(), iov_len: bytes.len() };
     let mut message = header(&mut part);
@@ -60,10 +56,7 @@ pub(super) fn send(
 /// # Errors
 ///
 /// What recvmsg(2) says: `WouldBlock` when the socket's time is over.
-pub(super) fn receive(
-    socket: BorrowedFd<'_>,
-    bytes: &mut [u8],
-) -> io::Result<(usize, Option<OwnedFd>)> {
+pub fn receive(socket: BorrowedFd<'_>, bytes: &mut [u8]) -> io::Result<(usize, Option<OwnedFd>)> {
     let mut control = Control { align: [], bytes: [0; SPACE] };
     let mut part = libc::iovec { iov_base: bytes.as_mut_ptr().cast(), iov_len: bytes.len() };
     let mut message = header(&mut part);

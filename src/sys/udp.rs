@@ -15,6 +15,7 @@ use super::checked;
 use super::message::{Control, RawAddress};
 use crate::wireguard::{Ecn, Endpoint};
 
+mod adopt;
 mod receive;
 
 pub use receive::{ReceiveBatch, Received};
@@ -241,7 +242,18 @@ fn open_raw(family: Family, port: u16, fwmark: u32) -> io::Result<OwnedFd> {
     let kind = libc::SOCK_DGRAM | libc::SOCK_NONBLOCK | libc::SOCK_CLOEXEC;
     // SAFETY: no pointers; on success the descriptor is new and nobody else's.
     let socket = unsafe { OwnedFd::from_raw_fd(checked(libc::socket(domain, kind, 0))?) };
-    let fd = socket.as_fd();
+    if family == Family::V6 {
+        set_option(socket.as_fd(), libc::IPPROTO_IPV6, libc::IPV6_V6ONLY, 1)?;
+    }
+    prepare(socket.as_fd(), family, fwmark)?;
+    let (address, length) = RawAddress::from_std(family.any(port));
+    // SAFETY: the address is initialised, and `length` bytes of it are readable.
+    checked(unsafe { libc::bind(socket.as_raw_fd(), (&raw const address).cast(), length) })?;
+    Ok(socket)
+}
+
+/// Sets what the packet loop expects of a socket, bound or not.
+fn prepare(fd: BorrowedFd<'_>, family: Family, fwmark: u32) -> io::Result<()> {
     match family {
         Family::V4 => {
             set_option(fd, libc::IPPROTO_IP, libc::IP_PKTINFO, 1)?;
@@ -249,7 +261,6 @@ fn open_raw(family: Family, port: u16, fwmark: u32) -> io::Result<OwnedFd> {
             set_option(fd, libc::IPPROTO_IP, libc::IP_MTU_DISCOVER, libc::IP_PMTUDISC_DONT)?;
         }
         Family::V6 => {
-            set_option(fd, libc::IPPROTO_IPV6, libc::IPV6_V6ONLY, 1)?;
             set_option(fd, libc::IPPROTO_IPV6, libc::IPV6_RECVPKTINFO, 1)?;
             set_option(fd, libc::IPPROTO_IPV6, libc::IPV6_RECVTCLASS, 1)?;
             let never = libc::IPV6_PMTUDISC_DONT;
@@ -270,20 +281,21 @@ fn open_raw(family: Family, port: u16, fwmark: u32) -> io::Result<OwnedFd> {
     if fwmark != 0 {
         set_fwmark(fd, fwmark)?;
     }
-    let (address, length) = RawAddress::from_std(family.any(port));
-    // SAFETY: the address is initialised, and `length` bytes of it are readable.
-    checked(unsafe { libc::bind(fd.as_raw_fd(), (&raw const address).cast(), length) })?;
-    Ok(socket)
+    Ok(())
 }
 
 fn local_port(socket: BorrowedFd<'_>) -> io::Result<u16> {
+    Ok(local_address(socket)?.map_or(0, |address| address.port()))
+}
+
+fn local_address(socket: BorrowedFd<'_>) -> io::Result<Option<SocketAddr>> {
     let mut address = RawAddress::empty();
     let mut length = size_of::<RawAddress>() as libc::socklen_t;
     // SAFETY: the kernel writes at most `length` bytes, which `address` has.
     checked(unsafe {
         libc::getsockname(socket.as_raw_fd(), (&raw mut address).cast(), &raw mut length)
     })?;
-    Ok(address.to_std().map_or(0, |address| address.port()))
+    Ok(address.to_std())
 }
 
 fn set_fwmark(socket: BorrowedFd<'_>, fwmark: u32) -> io::Result<()> {

@@ -253,3 +253,34 @@ fn the_path_mtu_follows_the_route() {
         assert_eq!(path_mtu(to("203.0.113.1:51820"), 7).unwrap(), 1400);
     });
 }
+
+#[test]
+fn adopted_sockets_keep_their_port_and_what_waits_in_them() {
+    in_namespace(|| {
+        underlay();
+        let copies = |udp: &Udp| -> Vec<_> {
+            let sockets = [Family::V4, Family::V6].into_iter().filter_map(|family| udp.fd(family));
+            sockets.map(|fd| fd.try_clone_to_owned().unwrap()).collect()
+        };
+        let before = Udp::bind(0, 0).unwrap();
+        let port = before.port();
+        peer("192.0.2.2:0").send_to(b"waits", ("192.0.2.1", port)).unwrap();
+        let kept = copies(&before);
+        drop(before);
+        assert!(Udp::bind(port, 0).is_err(), "the port is free");
+        let udp = Udp::adopt(kept, port, 7).unwrap();
+        assert_eq!(receive(&udp, Family::V4).1, b"waits");
+        assert_eq!(udp.port(), port);
+
+        // With a socket of one family alone the other is opened.
+        let kept = copies(&udp).pop().unwrap();
+        drop(udp);
+        let udp = Udp::adopt(vec![kept], port, 0).unwrap();
+        assert!(udp.fd(Family::V4).is_some() && udp.fd(Family::V6).is_some());
+        let mut twice = copies(&udp);
+        twice.push(twice[0].try_clone().unwrap());
+        assert!(Udp::adopt(twice, port, 0).unwrap_err().to_string().contains("a second socket"));
+        assert!(Udp::adopt(copies(&udp), port + 1, 0).unwrap_err().to_string().contains("bound"));
+        assert!(Udp::adopt(Vec::new(), port, 0).is_err());
+    });
+}
