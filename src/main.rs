@@ -10,6 +10,7 @@ use std::process::ExitCode;
 use clap::ValueEnum;
 use hushwire::cli::{Arguments, Command, LogLevel};
 use hushwire::commands::{self, DeviceEnvironment, Environment, Failure};
+use hushwire::daemon::ServiceEnvironment;
 use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
@@ -65,6 +66,15 @@ fn environment() -> Environment {
             foreground: text("WG_PROCESS_FOREGROUND").as_deref() == Some("1"),
             by_wg_quick: variable("WG_QUICK_USERSPACE_IMPLEMENTATION").is_some(),
             keep_output: text("LOG_LEVEL").is_some_and(|level| level != "silent"),
+        },
+        service: ServiceEnvironment {
+            notify_socket: variable("NOTIFY_SOCKET"),
+            watchdog_usec: text("WATCHDOG_USEC"),
+            watchdog_pid: text("WATCHDOG_PID"),
+            listen_fds: text("LISTEN_FDS"),
+            listen_pid: text("LISTEN_PID"),
+            listen_fdnames: text("LISTEN_FDNAMES"),
+            fdstore: text("FDSTORE"),
         },
     }
 }

@@ -16,6 +16,7 @@ use std::io::{self, Write};
 
 use crate::cli::{Command, Running};
 use crate::config;
+use crate::daemon::ServiceEnvironment;
 
 pub use device::{DeviceEnvironment, run as run_device};
 
@@ -26,6 +27,8 @@ pub struct Environment {
     pub config: config::Environment,
     /// What a bare device is told by it.
     pub device: DeviceEnvironment,
+    /// What a service manager says by it to `up`.
+    pub service: ServiceEnvironment,
 }
 
 /// Why a command failed.

@@ -1,17 +1,25 @@
-//! `hushwire up`: forks the keeper, loads the configuration and hands over to the daemon.
+//! `hushwire up`: takes what a service manager kept, else forks the keeper; loads the configuration and hands
+//! over to the daemon.
 
 use super::{Environment, Failure};
 use crate::cli::Up;
+use crate::daemon::Service;
 use crate::sys::keeper::Keeper;
 use crate::{config, daemon};
 
 pub(super) fn run(arguments: &Up, environment: &Environment) -> Result<(), Failure> {
-    // First of all: what is read from now on, keys too, is not in its memory.
-    let keeper = Keeper::fork()
+    // First of all: before anything is opened that would get the numbers of what is handed over.
+    let service = Service::take(&environment.service);
+    let keeper = if service.keeps_descriptors() { None } else { fork_keeper() };
+    let config = config::load(&arguments.file.config, &environment.config)?;
+    daemon::run(config, environment.config.clone(), keeper, service).map_err(Failure::failed)
+}
+
+/// Comes before anything is read: neither the configuration nor a key is in its memory.
+fn fork_keeper() -> Option<Keeper> {
+    Keeper::fork()
         .inspect_err(|error| {
             tracing::warn!(%error, "no keeper: what is sent while hushwire is away will be lost");
         })
-        .ok();
-    let config = config::load(&arguments.file.config, &environment.config)?;
-    daemon::run(config, environment.config.clone(), keeper).map_err(Failure::failed)
+        .ok()
 }

@@ -16,7 +16,9 @@ mod keeper;
 mod names;
 mod overlay;
 mod report;
+mod service;
 
+use std::collections::BTreeSet;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::time::Duration;
@@ -27,6 +29,7 @@ use tracing::{debug, error, info, warn};
 
 pub use bare::{Bare, run_bare};
 pub use error::Error;
+pub use service::{Service, ServiceEnvironment};
 
 use crate::config::{self, Config, Environment};
 use crate::dataplane::{self, Handle, Notice, View};
@@ -34,7 +37,7 @@ use crate::sys::attach::{self, AttachRequest, Attachment};
 use crate::sys::keeper::Keeper;
 use crate::sys::memory;
 use crate::sys::udp::Udp;
-use crate::uapi::Call;
+use crate::uapi::{Call, Request};
 use crate::wireguard::{Change, Device, Event, PeerChange, PublicKey};
 use carrier::Carrier;
 use clock::Clock;
@@ -51,9 +54,14 @@ const UNANSWERED_IS_DOWN: u32 = 3;
 ///
 /// # Errors
 /// [`Error`] when the tunnel cannot start, or not go on.
-pub fn run(config: Config, environment: Environment, keeper: Option<Keeper>) -> Result<(), Error> {
+pub fn run(
+    config: Config,
+    environment: Environment,
+    keeper: Option<Keeper>,
+    service: Service,
+) -> Result<(), Error> {
     block_on(async {
-        let (daemon, inputs) = Daemon::start(config, environment, keeper).await?;
+        let (daemon, inputs) = Daemon::start(config, environment, keeper, service).await?;
         daemon.run(inputs).await
     })
 }
@@ -99,6 +107,11 @@ struct Daemon {
     request: AttachRequest,
     /// Dropped after `plane`: the TUN's last descriptor is the keeper's, which is waited for.
     keeping: Keeping,
+    service: Service,
+    /// Peers that had a session since they did not answer, or since the start.
+    answering: BTreeSet<PublicKey>,
+    /// The file has errors since it was loaded.
+    refused: bool,
     clock: Clock,
 }
 
@@ -113,6 +126,7 @@ impl Daemon {
         config: Config,
         environment: Environment,
         keeper: Option<Keeper>,
+        mut service: Service,
     ) -> Result<(Self, Inputs), Error> {
         let clock = Clock::start();
         let (terminate, interrupt, reload) = (
@@ -122,19 +136,28 @@ impl Daemon {
         );
         // The control socket first: it tells another daemon of this interface apart from a left-over.
         let listener = control::bind(&config.interface.name).await?;
-        let udp = bind_underlay(config.interface.listen_port, config.interface.fwmark).await?;
+        let udp = underlay(&mut service, &config).await?;
 
         let (resolve, resolved) = mpsc::unbounded_channel();
         let mut names = Names::new(resolve);
         names.follow(&config);
         let mtu = overlay::mtu(&config, &overlay::literal_endpoints(&config));
         let request = overlay::request(&config, mtu);
-        let kept = keeper::inherit(&config.interface.name, &config.path).await;
+        let kept = match service.kept_tun() {
+            Some(tun) => Some(tun),
+            None => keeper::inherit(&config.interface.name, &config.path).await,
+        };
         let keeping = Keeping::start(keeper, &config);
         let attachment = match kept.and_then(|tun| adopt(tun, &request)) {
             Some(attachment) => attachment,
-            None => attach::attach(&request).map_err(Error::Attach)?,
+            None => {
+                // One that is kept in vain would have the name.
+                service.forget_tun();
+                attach::attach(&request).map_err(Error::Attach)?
+            }
         };
+        service.forget_the_rest();
+        service.keep_tun(&attachment.tun);
         keeping.hold(&attachment.tun);
 
         // The loop starts last, with everything in place: what peers sent meanwhile waits in the
@@ -152,7 +175,22 @@ impl Daemon {
         tokio::spawn(listener.serve(call));
 
         let attached = Attached::Yes { index: attachment.index };
-        let daemon = Self { config, environment, plane, names, attached, request, keeping, clock };
+        service.feed_watchdog(plane.pulse());
+        let mut daemon = Self {
+            config,
+            environment,
+            plane,
+            names,
+            attached,
+            request,
+            keeping,
+            service,
+            answering: BTreeSet::new(),
+            refused: false,
+            clock,
+        };
+        daemon.keep_underlay().await;
+        daemon.service.ready(report::line(&daemon));
         let interface = &daemon.config.interface;
         info!(
             interface = interface.name,
@@ -168,21 +206,32 @@ impl Daemon {
 
     async fn run(mut self, mut inputs: Inputs) -> Result<(), Error> {
         loop {
+            self.service.status(report::line(&self));
             tokio::select! {
                 _ = inputs.terminate.recv() => break,
                 _ = inputs.interrupt.recv() => break,
-                _ = inputs.reload.recv() => self.reload().await,
+                _ = inputs.reload.recv() => {
+                    self.service.reloading();
+                    self.refused = !self.reload().await;
+                    self.keep_underlay().await;
+                    self.service.ready(report::line(&self));
+                }
                 Some(call) = inputs.calls.recv() => {
+                    let changes = matches!(call.request, Request::Set(_));
                     let status = |view: &View| report::status(&self, view, Clock::now());
                     let reply = control::answer(call.request, &self.plane, &self.clock, status).await;
                     // A client that did not wait for its answer does not want it.
                     let _ = call.reply.send(reply);
+                    if changes {
+                        self.keep_underlay().await;
+                    }
                 }
                 Some(resolved) = inputs.resolved.recv() => self.resolved(resolved).await,
                 notice = inputs.notices.recv() => match notice {
                     Some(Notice::Peer(event)) => self.peer_event(event),
                     Some(Notice::TunGone) => {
                         warn!(interface = self.config.interface.name, "overlay interface deleted");
+                        self.service.forget_tun();
                         self.attach_again().await;
                     }
                     // The loop ends before we tell it to only by a bug; stay up without packets never.
@@ -195,22 +244,24 @@ impl Daemon {
                 }
             }
         }
+        self.service.stopping();
         info!(interface = self.config.interface.name, "overlay down");
         Ok(())
     }
 
-    /// Loads the file again and applies the difference; with any error everything stays as it was.
-    async fn reload(&mut self) {
+    /// Loads the file again and applies the difference; with any error everything stays as it was, and it
+    /// returns false.
+    async fn reload(&mut self) -> bool {
         let new = match config::load(&self.config.path, &self.environment) {
             Ok(new) => new,
             Err(errors) => {
                 error!("reload refused, nothing was changed:\n{errors}");
-                return;
+                return false;
             }
         };
         if let Some(what) = config::restart_needed(&self.config, &new) {
             error!("reload refused, nothing was changed: restart hushwire to change {what}");
-            return;
+            return false;
         }
         let mut changes = config::diff(&self.config, &new);
         let mtu = overlay::mtu(&new, &self.names.endpoints(&new));
@@ -220,13 +271,25 @@ impl Daemon {
         let count = changes.len();
         if let Err(error) = self.plane.apply(changes).await {
             error!(%error, "reload refused, nothing was changed");
-            return;
+            return false;
         }
         self.config = new;
+        let peers = &self.config.peers;
+        self.answering.retain(|key| peers.iter().any(|peer| peer.public_key == *key));
         self.keeping.reload(&self.config);
         self.reshape(mtu);
         self.names.follow(&self.config);
         info!(changes = count, peers = self.config.peers.len(), "configuration reloaded");
+        true
+    }
+
+    /// Has the underlay sockets kept for the next start, if they are others than those that are.
+    async fn keep_underlay(&mut self) {
+        if self.service.keeps_descriptors()
+            && let Ok((port, sockets)) = self.plane.underlay().await
+        {
+            self.service.keep_underlay(port, &sockets);
+        }
     }
 
     /// Takes the addresses of a peer whose endpoint is a name.
@@ -246,10 +309,12 @@ impl Daemon {
     fn peer_event(&mut self, event: Event) {
         match event {
             Event::Established { peer, endpoint } => {
+                self.answering.insert(peer);
                 info!(peer = self.label(&peer), %endpoint, "peer up");
             }
             Event::Unanswered { peer, initiations } => {
                 if initiations == UNANSWERED_IS_DOWN {
+                    self.answering.remove(&peer);
                     info!(peer = self.label(&peer), "peer does not answer");
                 }
                 self.names.stale(&self.config, &peer);
@@ -276,6 +341,7 @@ impl Daemon {
         let result = tokio::task::spawn_blocking(move || attach::attach(&request)).await;
         self.attached = match result {
             Ok(Ok(attachment)) => {
+                self.service.keep_tun(&attachment.tun);
                 self.keeping.hold(&attachment.tun);
                 self.plane.attach(attachment.tun);
                 info!(interface = self.config.interface.name, "overlay interface attached again");
@@ -322,6 +388,25 @@ fn adopt(tun: OwnedFd, request: &AttachRequest) -> Option<Attachment> {
             None
         }
     }
+}
+
+/// The sockets that the service manager kept, else new ones.
+async fn underlay(service: &mut Service, config: &Config) -> Result<Udp, Error> {
+    let (port, fwmark) = (config.interface.listen_port, config.interface.fwmark);
+    let kept = service.kept_underlay();
+    if !kept.is_empty() {
+        match Udp::adopt(kept, port, fwmark) {
+            Ok(udp) => {
+                info!(port, "underlay sockets taken over from the hushwire before");
+                return Ok(udp);
+            }
+            Err(error) => {
+                warn!(%error, "underlay sockets of the hushwire before do not fit; made anew");
+            }
+        }
+        service.forget_underlay();
+    }
+    bind_underlay(port, fwmark).await
 }
 
 async fn bind_underlay(port: u16, fwmark: u32) -> Result<Udp, Error> {

@@ -34,6 +34,18 @@ pub(super) fn status(daemon: &Daemon, view: &View, now: Instant) -> Status {
     assemble(interface, view, uptime, now, &configured)
 }
 
+/// The same in a line, for the service manager.
+pub(super) fn line(daemon: &Daemon) -> String {
+    let interface = &daemon.config.interface;
+    let state = match &daemon.attached {
+        Attached::Yes { .. } => String::new(),
+        Attached::No { detail } => format!("not attached: {detail}; "),
+    };
+    let refused = if daemon.refused { "; reload refused, see the log" } else { "" };
+    let (up, all) = (daemon.answering.len(), daemon.config.peers.len());
+    format!("{}: {state}{up} of {all} peers up{refused}", interface.name)
+}
+
 /// What it shows of a bare device, whose interface others shape; none if it cannot be seen.
 pub(super) fn bare(
     name: &str,

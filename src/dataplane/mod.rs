@@ -18,7 +18,7 @@
 
 use std::fmt;
 use std::io;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -90,6 +90,8 @@ impl std::error::Error for Ended {}
 enum Command {
     Apply(Vec<Change>, oneshot::Sender<io::Result<()>>),
     View(oneshot::Sender<View>),
+    Underlay(oneshot::Sender<(u16, Vec<(Family, OwnedFd)>)>),
+    Beat(oneshot::Sender<()>),
     Attach(Tun),
     Listen(bool, oneshot::Sender<io::Result<()>>),
     Stop,
@@ -125,6 +127,21 @@ impl Handle {
         answer.await.map_err(|_| Ended)
     }
 
+    /// The port of the underlay, and copies of its sockets' descriptors.
+    ///
+    /// # Errors
+    /// [`Ended`].
+    pub async fn underlay(&self) -> Result<(u16, Vec<(Family, OwnedFd)>), Ended> {
+        let (reply, answer) = oneshot::channel();
+        self.command(Command::Underlay(reply));
+        answer.await.map_err(|_| Ended)
+    }
+
+    /// A way to feel the loop's pulse beside this handle.
+    pub fn pulse(&self) -> Pulse {
+        Pulse { commands: self.commands.clone(), waker: self.waker.clone() }
+    }
+
     /// Reads from and writes to this TUN from now on; the one before is closed.
     pub fn attach(&self, tun: Tun) {
         self.command(Command::Attach(tun));
@@ -146,6 +163,26 @@ impl Handle {
         // A loop that has ended drops the command, and its sender hears of that by the reply.
         let _ = self.commands.send(command);
         self.waker.wake();
+    }
+}
+
+/// Tells whether the loop still turns.
+#[derive(Debug)]
+pub struct Pulse {
+    commands: mpsc::Sender<Command>,
+    waker: Arc<Waker>,
+}
+
+impl Pulse {
+    /// Waits until the loop has gone round once more: it has looked at every descriptor and at its timers.
+    ///
+    /// # Errors
+    /// [`Ended`].
+    pub async fn beat(&self) -> Result<(), Ended> {
+        let (reply, answer) = oneshot::channel();
+        let _ = self.commands.send(Command::Beat(reply));
+        self.waker.wake();
+        answer.await.map_err(|_| Ended)
     }
 }
 
@@ -355,6 +392,11 @@ impl Dataplane {
                         fwmark: self.fwmark,
                     });
                 }
+                Ok(Command::Underlay(reply)) => {
+                    let _ = reply.send((self.ports.udp.port(), self.ports.underlay()));
+                }
+                // Whoever asks hears that a round was made.
+                Ok(Command::Beat(reply)) => drop(reply.send(())),
                 Ok(Command::Attach(tun)) => {
                     self.device.set_offload(tun.offload());
                     self.ports.tun = Some(tun);

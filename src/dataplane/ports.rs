@@ -2,6 +2,7 @@
 //! packets to the overlay, events to the control plane. One that fails is counted and stops no other.
 
 use std::io;
+use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc::UnboundedSender;
@@ -53,6 +54,12 @@ impl Ports {
         while let Some(event) = device.poll_event() {
             self.notify(Notice::Peer(event));
         }
+    }
+
+    /// Copies of the sockets' descriptors, those that are to be had.
+    pub(super) fn underlay(&self) -> Vec<(Family, OwnedFd)> {
+        let socket = |family| Some((family, self.udp.fd(family)?.try_clone_to_owned().ok()?));
+        [Family::V4, Family::V6].into_iter().filter_map(socket).collect()
     }
 
     pub(super) fn notify(&self, notice: Notice) {

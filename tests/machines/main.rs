@@ -9,6 +9,7 @@
 //! - [`start`]: both ends start and send at the same instant, 200 times
 //! - [`interop`]: wireguard-go and boringtun-cli at the other end
 //! - [`keeper`]: what a killed hushwire leaves, and who may have it
+//! - [`service`]: what a service manager hears and keeps; restart, reload, watchdog
 //! - [`outage`]: what was silenced in an outage is there when it ends
 //! - [`bare`]: `hushwire NAME` under `wg`, `wg-quick` and `ip`; [`bare_settings`]: what `wg` sets and shows
 //! - [`offload`]: with and without offloads, at every MTU, each byte of [`traffic`] and each checksum
@@ -33,6 +34,7 @@ mod offload;
 mod outage;
 mod pair;
 mod recovery;
+mod service;
 mod start;
 #[expect(dead_code, reason = "other suites and the bench use the rest of it")]
 #[path = "../support/mod.rs"]

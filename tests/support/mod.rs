@@ -3,6 +3,7 @@
 //! - [`machine`]: a machine is a network and a mount namespace held open by one child process
 //! - [`lab`]: machines on one switch; the topology is drawn there
 //! - [`tunnel`]: hushwire in a machine, and the one file that all machines share
+//! - [`manager`]: a service manager that starts hushwire, hears it and keeps its descriptors
 //! - [`neighbour`]: wireguard-go or boringtun-cli in a machine, which hushwire must get on with
 //! - [`alertmanager`]: a stock Alertmanager in a machine, spoken to over its HTTP interface ([`http`])
 //! - [`docker`]: a container engine in a machine, with images of local files
@@ -24,6 +25,7 @@ pub(crate) mod http;
 pub(crate) mod iperf3;
 pub(crate) mod lab;
 pub(crate) mod machine;
+pub(crate) mod manager;
 pub(crate) mod message;
 pub(crate) mod neighbour;
 pub(crate) mod process;

@@ -87,7 +87,7 @@ pub(crate) struct Process {
     child: Child,
     log: PathBuf,
     /// Keeps the log's directory.
-    _scratch: Scratch,
+    _scratch: Option<Scratch>,
 }
 
 impl Process {
@@ -97,9 +97,17 @@ impl Process {
         let log = scratch.path().join("log");
         let file = File::create(&log).expect("cannot make a log file");
         let copy = file.try_clone().expect("cannot share a log file");
-        let child = command.stdin(Stdio::null()).stdout(copy).stderr(file).spawn();
+        command.stdin(Stdio::null()).stdout(copy).stderr(file);
+        let mut process = Self::spawn(label, command, log);
+        process._scratch = Some(scratch);
+        process
+    }
+
+    /// Starts a command with the streams that it has, and that writes this log itself.
+    pub(crate) fn spawn(label: &str, command: &mut Command, log: PathBuf) -> Self {
+        let child = command.spawn();
         let child = child.unwrap_or_else(|error| panic!("{command:?}\ncannot be started: {error}"));
-        Self { label: label.to_owned(), child, log, _scratch: scratch }
+        Self { label: label.to_owned(), child, log, _scratch: None }
     }
 
     /// Its process id.

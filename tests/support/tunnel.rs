@@ -93,6 +93,14 @@ impl<'lab> Tunnel<'lab> {
         Self::start_with(machine, identity, file, &[])
     }
 
+    /// Only writes the files: key and configuration in a directory of its own.
+    pub(crate) fn write_files(identity: &Identity, file: &str) -> Scratch {
+        let directory = Scratch::new("hushwire");
+        write_secret(&directory, "private.key", &identity.private_key.to_base64());
+        std::fs::write(directory.path().join("hushwire.toml"), file).expect("cannot write a file");
+        directory
+    }
+
     /// The same with further secret files, by name and text, beside the configuration.
     pub(crate) fn start_with(
         machine: &'lab Machine,
@@ -100,12 +108,10 @@ impl<'lab> Tunnel<'lab> {
         file: &str,
         secrets: &[(&str, &str)],
     ) -> Self {
-        let directory = Scratch::new("hushwire");
-        write_secret(&directory, "private.key", &identity.private_key.to_base64());
+        let directory = Self::write_files(identity, file);
         for (name, text) in secrets {
             write_secret(&directory, name, text);
         }
-        std::fs::write(directory.path().join("hushwire.toml"), file).expect("cannot write a file");
         let process = up(machine, &directory);
         Self { machine, process, directory }
     }
