@@ -7,6 +7,7 @@ use std::net::SocketAddr;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
+use crate::sys::guard::Guard;
 use crate::wireguard::SessionState;
 
 /// A running hushwire at one moment.
@@ -45,6 +46,9 @@ pub struct InterfaceStatus {
     pub attached: bool,
     /// Why not, and what it waits for; empty when attached.
     pub detail: String,
+    /// What keeps neighbours on other interfaces from the overlay addresses; nothing with a bare device.
+    #[serde(default)]
+    pub guard: Guard,
 }
 
 /// One peer.

@@ -117,6 +117,7 @@ fn status(peers: &[(&str, SessionState)]) -> Status {
             mtu: 1440,
             attached: true,
             detail: String::new(),
+            guard: Default::default(),
         },
         peers: peers.iter().map(peer).collect(),
         drops: Default::default(),

@@ -88,6 +88,7 @@ fn render(status: &Status) -> String {
     let public_key = Some(&interface.public_key).filter(|key| !key.is_empty());
     let public_key = public_key.map_or("none yet; `wg set` gives a key", String::as_str);
     text += &row("public key", "", &[public_key.to_owned()]);
+    text += &row("guard", "", &[interface.guard]);
     text += &drops(&status.drops);
     for peer in &status.peers {
         text.push('\n');
@@ -199,6 +200,7 @@ fn bytes(count: u64) -> String {
 pub(super) mod tests {
     use super::*;
     use crate::status::InterfaceStatus;
+    use crate::sys::guard::Guard;
     use crate::wireguard::DropReason;
 
     const KEY: &str = "gDYXBOEU38eQg+73lTqpIVBCMShxac9JTzwXN4xhvG8=";
@@ -224,6 +226,7 @@ pub(super) mod tests {
                 mtu: 1440,
                 attached: true,
                 detail: String::new(),
+                guard: Guard { policy_rules: true },
             },
             peers,
             drops: all_drops(&[]),
@@ -283,6 +286,7 @@ pub(super) mod tests {
             "\
 hush0  machine1  10.99.0.1/32  mtu 1440  port 51820  up 3 h 12 min
   public key  gDYXBOEU38eQg+73lTqpIVBCMShxac9JTzwXN4xhvG8=
+  guard       policy rules
   dropped     400 unknown_peer, 12 invalid_mac
 
 machine2  10.99.0.2/32  session established
@@ -343,6 +347,7 @@ hush0  a-machine-name-of-63-bytes-which-is-the-longest-that-is-allowed
   not up      the network namespace of the container is gone; it is looked for
               each second until it is back
   public key  gDYXBOEU38eQg+73lTqpIVBCMShxac9JTzwXN4xhvG8=
+  guard       policy rules
 
 a-machine-name-of-63-bytes-which-is-the-longest-that-is-allowed
   fd00:99:1234:5678::1/128  fd00:99:1234:5678::2/128  fd00:99:1234:5678::3/128

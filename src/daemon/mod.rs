@@ -34,6 +34,7 @@ pub use service::{Service, ServiceEnvironment};
 use crate::config::{self, Config, Environment};
 use crate::dataplane::{self, Handle, Notice, View};
 use crate::sys::attach::{self, AttachRequest, Attachment};
+use crate::sys::guard::Guard;
 use crate::sys::keeper::Keeper;
 use crate::sys::memory;
 use crate::sys::udp::Udp;
@@ -103,6 +104,7 @@ struct Daemon {
     plane: Handle,
     names: Names,
     attached: Attached,
+    guard: Guard,
     /// What the interface was last asked to be.
     request: AttachRequest,
     /// Dropped after `plane`: the TUN's last descriptor is the keeper's, which is waited for.
@@ -182,6 +184,7 @@ impl Daemon {
             plane,
             names,
             attached,
+            guard: attachment.guard,
             request,
             keeping,
             service,
@@ -327,9 +330,11 @@ impl Daemon {
         let request = overlay::request(&self.config, mtu);
         if let Attached::Yes { index } = self.attached
             && request != self.request
-            && let Err(error) = attach::reconfigure(index, &self.request, &request)
         {
-            warn!(%error, "overlay interface not changed as configured");
+            match attach::reconfigure(index, &self.request, &request) {
+                Ok(guard) => self.guard = guard,
+                Err(error) => warn!(%error, "overlay interface not changed as configured"),
+            }
         }
         self.request = request;
     }
@@ -344,6 +349,7 @@ impl Daemon {
                 self.service.keep_tun(&attachment.tun);
                 self.keeping.hold(&attachment.tun);
                 self.plane.attach(attachment.tun);
+                self.guard = attachment.guard;
                 info!(interface = self.config.interface.name, "overlay interface attached again");
                 Attached::Yes { index: attachment.index }
             }

@@ -7,6 +7,7 @@ use super::{Attached, Daemon};
 use crate::config::{Host, PeerEndpoint};
 use crate::dataplane::View;
 use crate::status::{InterfaceStatus, PeerStatus, Status};
+use crate::sys::guard::Guard;
 use crate::sys::interface::Sight;
 use crate::wireguard::{Drops, PeerSnapshot, PublicKey};
 
@@ -24,6 +25,7 @@ pub(super) fn status(daemon: &Daemon, view: &View, now: Instant) -> Status {
         mtu: daemon.request.mtu,
         attached,
         detail,
+        guard: daemon.guard,
         ..of_device(view)
     };
     let configured = |key: &PublicKey| {
@@ -83,6 +85,7 @@ fn of_device(view: &View) -> InterfaceStatus {
         mtu: 0,
         attached: false,
         detail: String::new(),
+        guard: Guard::default(),
     }
 }
 

@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
+use super::guard::{self, Guard, Guarded};
 use super::netlink::{Link, Netlink, NetlinkError, Route, RouteTarget};
 use super::tun::{self, Tun};
 
@@ -83,13 +84,15 @@ pub struct Attachment {
     pub tun: Tun,
     /// Its index in its network namespace.
     pub index: u32,
+    /// What keeps neighbours on other interfaces from its addresses.
+    pub guard: Guard,
 }
 
 /// Makes the interface of a request in the network namespace of the calling thread. One that a dead
 /// process left behind is replaced.
 ///
 /// The peers' prefixes fail closed from the moment the TUN is ours: whatever goes wrong later, their
-/// traffic does not leave by another route.
+/// traffic does not leave by another route. No address is there before its guard.
 ///
 /// # Errors
 ///
@@ -101,6 +104,7 @@ pub fn attach(request: &AttachRequest) -> Result<Attachment, AttachError> {
         .map_err(|error| AttachError::NoTunDevice { interface: interface.to_owned(), error })?;
     let (mut tun, left_over) = claim(&mut kernel, device, interface)?;
     add_fail_closed(&mut kernel, interface, &request.fail_closed_prefixes())?;
+    let guard = guard(&mut kernel, request, &[])?;
     if left_over {
         tun = replace(&mut kernel, tun)?;
     }
@@ -114,7 +118,7 @@ pub fn attach(request: &AttachRequest) -> Result<Attachment, AttachError> {
     for prefix in request.tunnel_routes() {
         work.add_route(prefix)?;
     }
-    Ok(Attachment { tun, index })
+    Ok(Attachment { tun, index, guard })
 }
 
 /// Makes a TUN of this name and size, without addresses and down, as `wireguard-go` makes it for others to
@@ -136,7 +140,8 @@ pub fn make_bare(interface: &str, mtu: u16) -> Result<Tun, AttachError> {
 }
 
 /// Turns an attached interface from one request into another of the same name, touching only what differs.
-/// A prefix that is no longer asked for may be reached by other ways again.
+/// A prefix that is no longer asked for may be reached by other ways again, and an address that is no
+/// longer ours is guarded no longer.
 ///
 /// # Errors
 ///
@@ -146,7 +151,7 @@ pub fn reconfigure(
     index: u32,
     old: &AttachRequest,
     new: &AttachRequest,
-) -> Result<(), AttachError> {
+) -> Result<Guard, AttachError> {
     let interface = new.name.as_str();
     let kernel = Netlink::open().map_err(|error| refused(interface, error))?;
     let mut work = Work { kernel, interface, index };
@@ -156,6 +161,8 @@ pub fn reconfigure(
 
     let closed = (old.fail_closed_prefixes(), new.fail_closed_prefixes());
     add_fail_closed(&mut work.kernel, interface, &(&closed.1 - &closed.0))?;
+
+    guard(&mut work.kernel, new, &old.addresses)?;
 
     // New addresses come before the old ones go: without any the kernel drops the routes, too.
     let addresses: (BTreeSet<IpNet>, BTreeSet<IpNet>) =
@@ -182,7 +189,7 @@ pub fn reconfigure(
     for prefix in &closed.0 - &closed.1 {
         work.delete_route(fail_closed(prefix))?;
     }
-    Ok(())
+    guard(&mut work.kernel, new, &[])
 }
 
 /// Takes the TUN of this name, and says whether it was there before. Waits for a process that is dying.
@@ -238,6 +245,24 @@ fn find(kernel: &mut Netlink, interface: &str) -> Result<Link, AttachError> {
         interface: interface.to_owned(),
         error: io::Error::new(io::ErrorKind::NotFound, "deleted by somebody else just now"),
     })
+}
+
+/// Guards the addresses of a request, and some that the interface still has.
+fn guard(
+    kernel: &mut Netlink,
+    request: &AttachRequest,
+    still: &[IpNet],
+) -> Result<Guard, AttachError> {
+    let addresses = request.addresses.iter().chain(still).map(IpNet::addr).collect();
+    let interface = request.name.as_str();
+    guard::close(kernel, &Guarded { interface, addresses, behind: &request.routes }).map_err(
+        |error| {
+            if guard::is_without_rules(&error) {
+                return AttachError::Unguarded { interface: interface.to_owned(), error };
+            }
+            refused(interface, error)
+        },
+    )
 }
 
 fn fail_closed(prefix: IpNet) -> Route {

@@ -13,6 +13,7 @@
 
 pub mod attach;
 pub mod background;
+pub mod guard;
 pub mod inherit;
 pub mod inotify;
 pub mod interface;

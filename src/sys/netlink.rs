@@ -23,9 +23,11 @@ mod convert;
 mod exchange;
 mod monitor;
 mod neighbour;
+mod rule;
 
 pub use exchange::{Netlink, NetlinkError};
 pub use monitor::{LinkEvent, LinkMonitor, LinkState};
+pub use rule::{GUARD_PROTOCOL, Rule, Sort};
 
 /// An interface at one moment.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -17,6 +17,7 @@ use tokio::sync::mpsc;
 use super::reply::tests::{peer, snapshot};
 use super::*;
 use crate::status::{InterfaceStatus, Status};
+use crate::sys::guard::Guard;
 use crate::wireguard::{AllowedIpChange, Change, KEY_LEN, PresharedKey, PublicKey, Snapshot};
 
 /// A directory that is removed with what is in it.
@@ -117,6 +118,7 @@ fn status() -> Status {
             mtu: 1440,
             attached: true,
             detail: String::new(),
+            guard: Guard { policy_rules: true },
         },
         peers: vec![],
         drops: Default::default(),

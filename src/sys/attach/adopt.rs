@@ -48,8 +48,8 @@ pub fn adopt(fd: OwnedFd, request: &AttachRequest) -> Result<Attachment, AttachE
         routes: routes.iter().map(|route| route.prefix).collect(),
         mtu: request.mtu,
     };
-    reconfigure(index, &present, request)?;
+    let guard = reconfigure(index, &present, request)?;
     // What the kernel took along with an address, and what somebody else took away.
     work.restore(request)?;
-    Ok(Attachment { tun, index })
+    Ok(Attachment { tun, index, guard })
 }

@@ -62,6 +62,13 @@ pub enum AttachError {
         /// What is wrong with it.
         why: String,
     },
+    /// The kernel cannot keep neighbours on other interfaces from the addresses.
+    Unguarded {
+        /// Name of the interface.
+        interface: String,
+        /// Which request, and what the kernel said.
+        error: NetlinkError,
+    },
     /// The TUN driver refused for another reason.
     Tun {
         /// Name of the interface.
@@ -129,6 +136,12 @@ impl fmt::Display for AttachError {
             Self::NotAdopted { interface, why } => {
                 write!(f, "interface {interface}: the one that was kept does not fit: {why}")
             }
+            Self::Unguarded { interface, error } => write!(
+                f,
+                "interface {interface}: {error}; without policy rules a neighbour on another interface \
+                 could speak to the overlay addresses past the tunnel: take a kernel with \
+                 CONFIG_IP_MULTIPLE_TABLES, and CONFIG_IPV6_MULTIPLE_TABLES for an IPv6 overlay"
+            ),
             Self::Tun { interface, error } => {
                 write!(f, "interface {interface}: cannot make the TUN: {error}")?;
                 // What TUNSETIFF says to a TUN that was made with IFF_MULTI_QUEUE, and to a strange name.
@@ -150,7 +163,7 @@ impl std::error::Error for AttachError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
             Self::NoTunDevice { error, .. } | Self::Tun { error, .. } => Some(error),
-            Self::Netlink { error, .. } => Some(error),
+            Self::Netlink { error, .. } | Self::Unguarded { error, .. } => Some(error),
             _ => None,
         }
     }

@@ -44,7 +44,7 @@ pub(super) fn read_link(message: LinkMessage) -> Link {
     link
 }
 
-fn family_of(address: IpAddr) -> AddressFamily {
+pub(super) fn family_of(address: IpAddr) -> AddressFamily {
     if address.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 }
 }
 

@@ -1,0 +1,229 @@
+//! The guard's policy rules: put in once, in the right order, never open, and never without the machine's own
+//! addresses, whatever was there before.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+
+use hushwire::sys::attach::{AttachRequest, attach, reconfigure};
+use hushwire::sys::guard::{Guarded, close};
+use hushwire::sys::netlink::{Netlink, Rule, Sort};
+
+use crate::attach::request;
+use crate::netns::{eventually, exists, in_namespace, ip};
+
+/// The rules of both families, one a line, without a priority of 0 and without what is said of the guard's
+/// only: who made them, and that there is no such interface now.
+fn rules() -> Vec<String> {
+    let text = [ip("-4 rule"), ip("-6 rule")].concat();
+    let line = |line: &str| {
+        let line = line.replace('\t', " ").replace(" proto 107", "").replace(" [detached]", "");
+        line.trim_start_matches("0: from all ").trim().to_owned()
+    };
+    text.lines().map(line).collect()
+}
+
+const UNTOUCHED: [&str; 5] = [
+    "lookup local",
+    "32766: from all lookup main",
+    "32767: from all lookup default",
+    "lookup local",
+    "32766: from all lookup main",
+];
+
+fn guard(interface: &str, addresses: &[&str], behind: &[&str]) {
+    let addresses: BTreeSet<IpAddr> = addresses.iter().map(|text| text.parse().unwrap()).collect();
+    let behind: Vec<_> = behind.iter().map(|text| text.parse().unwrap()).collect();
+    let mut kernel = Netlink::open().unwrap();
+    close(&mut kernel, &Guarded { interface, addresses, behind: &behind }).unwrap();
+}
+
+fn rules_v4() -> Vec<String> {
+    let mut all = rules();
+    all.truncate(all.iter().position(|line| line.ends_with("lookup default")).unwrap() - 1);
+    all
+}
+
+fn three(to: &str, by: &str) -> [String; 3] {
+    [
+        format!("to {to} iif {by} lookup local"),
+        format!("to {to} iif lo lookup local"),
+        format!("to {to} prohibit"),
+    ]
+}
+
+#[test]
+fn an_attached_interface_is_guarded_and_stays_so_when_it_goes_and_comes_again() {
+    in_namespace(|| {
+        assert_eq!(rules(), UNTOUCHED);
+        let untouched = UNTOUCHED.map(str::to_owned);
+        let (v4, v6) = (three("10.99.0.1", "hush50"), three("fd99::1", "hush50"));
+        let guarded = [&v4[..], &untouched[..3], &v6, &untouched[3..]].concat();
+        for _ in 0..3 {
+            let attachment = attach(&request("hush50")).unwrap();
+            assert!(attachment.guard.policy_rules);
+            assert_eq!(rules(), guarded);
+            // The machine's own way to its own address.
+            ip("route get 10.99.0.1");
+            drop(attachment);
+            eventually("the interface goes with its TUN", || !exists("hush50"));
+            assert_eq!(rules(), guarded);
+        }
+        // `ip rule flush` passes over what has no priority.
+        for _ in 0..3 {
+            ip("rule del protocol 107");
+            ip("-6 rule del protocol 107");
+        }
+        assert_eq!(rules(), UNTOUCHED);
+    });
+}
+
+#[test]
+fn an_address_that_goes_takes_its_guard_along() {
+    in_namespace(|| {
+        let old = request("hush51");
+        let attachment = attach(&old).unwrap();
+        let new = AttachRequest { addresses: vec!["10.99.0.9/32".parse().unwrap()], ..old.clone() };
+        for _ in 0..2 {
+            reconfigure(attachment.index, &old, &new).unwrap();
+            let expected = [&three("10.99.0.9", "hush51")[..], &UNTOUCHED.map(str::to_owned)];
+            assert_eq!(rules(), expected.concat());
+        }
+    });
+}
+
+#[test]
+fn two_in_one_namespace_keep_to_themselves_and_what_others_added_stays_behind_the_local_table() {
+    in_namespace(|| {
+        guard("hush52", &["10.99.0.1"], &["10.99.0.2/32"]);
+        // Without a priority; it lands at 0, behind the local table.
+        ip("rule add fwmark 0x1 lookup 100");
+        ip("rule add priority 5 fwmark 0x2 lookup 100");
+        for _ in 0..2 {
+            guard("hush53", &["10.88.0.1"], &["10.88.0.2/32"]);
+            guard("hush52", &["10.99.0.1"], &["10.99.0.2/32"]);
+            let expected = [
+                &three("10.99.0.1", "hush52")[..],
+                &three("10.88.0.1", "hush53"),
+                &[
+                    "lookup local".to_owned(),
+                    "fwmark 0x1 lookup 100".to_owned(),
+                    "5: from all fwmark 0x2 lookup 100".to_owned(),
+                ],
+            ]
+            .concat();
+            let all: Vec<_> = rules().into_iter().take(expected.len()).collect();
+            assert_eq!(all, expected);
+        }
+    });
+}
+
+#[test]
+fn a_left_over_guard_does_not_cut_off_whoever_has_the_address_now() {
+    in_namespace(|| {
+        // Another name for the interface, the same address.
+        guard("hush54", &["10.99.0.1"], &[]);
+        guard("hush55", &["10.99.0.1"], &[]);
+        assert_eq!(
+            rules()[..4],
+            [&three("10.99.0.1", "hush55")[..], &["lookup local".into()]].concat()
+        );
+        // The address is a peer's now.
+        guard("hush56", &["10.99.0.2"], &["10.99.0.0/24"]);
+        assert_eq!(
+            rules()[..4],
+            [&three("10.99.0.2", "hush56")[..], &["lookup local".into()]].concat()
+        );
+        // Another address of the same interface.
+        guard("hush56", &["10.99.0.3"], &[]);
+        assert_eq!(
+            rules()[..4],
+            [&three("10.99.0.3", "hush56")[..], &["lookup local".into()]].concat()
+        );
+    });
+}
+
+#[test]
+fn a_local_table_that_somebody_else_has_moved_is_left_there() {
+    in_namespace(|| {
+        ip("rule add priority 100 lookup local");
+        ip("rule del priority 0");
+        guard("hush57", &["10.99.0.1"], &[]);
+        let expected = [&three("10.99.0.1", "hush57")[..], &["100: from all lookup local".into()]];
+        assert_eq!(rules()[..4], expected.concat());
+    });
+}
+
+/// Crash anywhere: each state on the way is one from which the next start comes to the same end, has a
+/// rule of the local table, and is not open if the address was guarded before.
+#[test]
+fn an_interruption_at_any_step_leaves_nothing_open_and_is_mended_by_the_next_start() {
+    in_namespace(|| {
+        guard("hush58", &["10.99.0.1"], &[]);
+        ip("rule add fwmark 0x1 lookup 100");
+        let before = rules_v4();
+        guard("hush59", &["10.99.0.1", "10.99.0.9"], &[]);
+        let after = rules_v4();
+        assert_ne!(before, after);
+        let mut left = Vec::new();
+        for victim in 0..after.len() {
+            // As a crash, or a stranger's hand, may leave it: with one rule of the guard missing.
+            let mut kernel = Netlink::open().unwrap();
+            let there = kernel.rules(false).unwrap();
+            if !matches!(there[victim].sort(), Sort::Deliver { .. } | Sort::Prohibit { .. }) {
+                continue;
+            }
+            kernel.delete_rule(&there[victim]).unwrap();
+            left.push(rules_v4());
+            guard("hush59", &["10.99.0.1", "10.99.0.9"], &[]);
+            let mut mended = rules_v4();
+            let mut wanted = after.clone();
+            mended.sort();
+            wanted.sort();
+            assert_eq!(mended, wanted, "after {left:?}");
+        }
+        assert_eq!(left.len(), 6);
+        // A second rule of the local table, from a crash between adding it and deleting the first.
+        ip("rule add priority 0 lookup local");
+        guard("hush59", &["10.99.0.1"], &[]);
+        guard("hush60", &["10.88.0.1"], &[]);
+        assert_eq!(rules_v4().iter().filter(|line| *line == "lookup local").count(), 1);
+    });
+}
+
+/// Somebody who looks all the time, while guards come and go.
+#[test]
+fn the_local_table_is_never_missing_and_a_guarded_address_never_open() {
+    in_namespace(|| {
+        guard("hush61", &["10.99.0.1"], &[]);
+        let namespace = std::fs::File::open("/proc/thread-self/ns/net").unwrap();
+        let done = AtomicBool::new(false);
+        let looks = thread::scope(|scope| {
+            let watcher = scope.spawn(|| {
+                nix::sched::setns(&namespace, nix::sched::CloneFlags::CLONE_NEWNET).unwrap();
+                let mut kernel = Netlink::open().unwrap();
+                let mut looks = 0;
+                while !done.load(Ordering::Relaxed) {
+                    let rules = kernel.rules(false).unwrap();
+                    let local = rules.iter().position(|rule| rule.sort() == Sort::Local);
+                    let refusal = Rule::prohibit("10.99.0.1".parse().unwrap()).sort();
+                    let refusal = rules.iter().position(|rule| rule.sort() == refusal);
+                    assert!(local.is_some() && refusal.is_some() && refusal < local, "{rules:?}");
+                    looks += 1;
+                }
+                looks
+            });
+            for round in 0..200 {
+                let (interface, other) = (format!("hush{}", 70 + round % 2), round % 5);
+                guard(&interface, &["10.99.0.1", &format!("10.99.1.{other}")], &[]);
+                guard("hush62", &["10.88.0.1"], &[]);
+                guard("hush62", &[], &["10.88.0.1/32"]);
+            }
+            done.store(true, Ordering::Relaxed);
+            watcher.join().unwrap()
+        });
+        println!("looked {looks} times");
+        assert!(looks > 100);
+    });
+}
