@@ -5,6 +5,7 @@ use std::fs;
 
 use hushwire::sys::attach::{AttachRequest, attach, reconfigure};
 use hushwire::sys::netlink::LinkMonitor;
+use hushwire::sys::netns::Namespace;
 use hushwire::sys::udp::{Udp, path_mtu};
 
 #[allow(dead_code, reason = "only a part of it is needed here")]
@@ -19,6 +20,7 @@ fn open_descriptors() -> usize {
 fn fifty_rounds_leave_no_descriptor_behind() {
     netns::in_namespace(|| {
         let old = AttachRequest {
+            namespace: Namespace::Own,
             name: "hush50".to_owned(),
             addresses: vec!["10.99.0.1/32".parse().unwrap()],
             routes: vec!["10.99.0.2/32".parse().unwrap()],
@@ -28,7 +30,7 @@ fn fifty_rounds_leave_no_descriptor_behind() {
         let before = open_descriptors();
         for _ in 0..50 {
             let attachment = attach(&old).unwrap();
-            reconfigure(attachment.index, &old, &new).unwrap();
+            reconfigure(attachment.place, &old, &new).unwrap();
             let _monitor = LinkMonitor::open().unwrap();
             let _udp = Udp::bind(0, 0).unwrap();
             path_mtu("127.0.0.1:9".parse().unwrap(), 0).unwrap();

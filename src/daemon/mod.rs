@@ -33,7 +33,7 @@ pub use service::{Service, ServiceEnvironment};
 
 use crate::config::{self, Config, Environment};
 use crate::dataplane::{self, Handle, Notice, View};
-use crate::sys::attach::{self, AttachRequest, Attachment};
+use crate::sys::attach::{self, AttachRequest, Attachment, Place};
 use crate::sys::guard::Guard;
 use crate::sys::keeper::Keeper;
 use crate::sys::memory;
@@ -119,7 +119,7 @@ struct Daemon {
 
 /// Whether the overlay interface is there.
 enum Attached {
-    Yes { index: u32 },
+    Yes { place: Place },
     No { detail: String },
 }
 
@@ -176,7 +176,7 @@ impl Daemon {
         let (call, calls) = mpsc::channel(16);
         tokio::spawn(listener.serve(call));
 
-        let attached = Attached::Yes { index: attachment.index };
+        let attached = Attached::Yes { place: attachment.place };
         service.feed_watchdog(plane.pulse());
         let mut daemon = Self {
             config,
@@ -328,10 +328,10 @@ impl Daemon {
     /// Brings the interface from what it was asked to be to what the configuration says now.
     fn reshape(&mut self, mtu: u16) {
         let request = overlay::request(&self.config, mtu);
-        if let Attached::Yes { index } = self.attached
+        if let Attached::Yes { place } = self.attached
             && request != self.request
         {
-            match attach::reconfigure(index, &self.request, &request) {
+            match attach::reconfigure(place, &self.request, &request) {
                 Ok(guard) => self.guard = guard,
                 Err(error) => warn!(%error, "overlay interface not changed as configured"),
             }
@@ -351,7 +351,7 @@ impl Daemon {
                 self.plane.attach(attachment.tun);
                 self.guard = attachment.guard;
                 info!(interface = self.config.interface.name, "overlay interface attached again");
-                Attached::Yes { index: attachment.index }
+                Attached::Yes { place: attachment.place }
             }
             Ok(Err(error)) => Attached::missing(&self.attached, error.to_string()),
             Err(error) => Attached::missing(&self.attached, error.to_string()),

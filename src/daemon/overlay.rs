@@ -7,6 +7,7 @@ use ipnet::IpNet;
 
 use crate::config::{Config, Host, Mtu};
 use crate::sys::attach::AttachRequest;
+use crate::sys::netns::Namespace;
 use crate::sys::udp;
 
 /// What WireGuard adds to an inner packet over IPv4: IPv4 20, UDP 8, message header 16, tag 16.
@@ -24,6 +25,7 @@ const MOST: u16 = 65_455;
 /// What the overlay interface is to be.
 pub(super) fn request(config: &Config, mtu: u16) -> AttachRequest {
     AttachRequest {
+        namespace: Namespace::Own,
         name: config.interface.name.clone(),
         addresses: config.interface.address.clone(),
         routes: config.peers.iter().flat_map(|peer| peer.allowed_ips.iter().copied()).collect(),

@@ -1,9 +1,9 @@
 //! Attaching the overlay: a TUN interface that is addressed, sized, routed and up, and fails closed.
 //!
-//! This is the one thing that needs rights. It takes plain data and works in the network namespace of the
-//! calling thread, so that a thread or a process that has entered another namespace can do it there. It
-//! deletes nothing that is not a TUN without an owner. The daemon calls it at start and on reload; it
-//! blocks, for up to three seconds when a previous process is slow to die.
+//! This is the one thing that needs rights. It takes plain data, and a thread that has entered the network
+//! namespace of the request does the work there and ends: nothing is left outside of it. It deletes nothing
+//! that is not a TUN without an owner. The daemon calls it at start, on reload and when a container has
+//! come; it blocks, for up to three seconds when a previous process is slow to die.
 
 use std::collections::BTreeSet;
 use std::io;
@@ -12,9 +12,11 @@ use std::thread;
 use std::time::Duration;
 
 use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
 
 use super::guard::{self, Guard, Guarded};
 use super::netlink::{Link, Netlink, NetlinkError, Route, RouteTarget};
+use super::netns::{self, Namespace};
 use super::tun::{self, Tun};
 
 mod adopt;
@@ -47,8 +49,10 @@ const QUEUE: u32 = 4096;
 const MOST_SEGMENTS: u32 = 44;
 
 /// What the overlay interface is to be.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AttachRequest {
+    /// Where it is to be.
+    pub namespace: Namespace,
     /// Name of the TUN interface, 1 to 15 bytes.
     pub name: String,
     /// Its addresses, each with its prefix length: these and no others.
@@ -82,14 +86,23 @@ impl AttachRequest {
 pub struct Attachment {
     /// Its only descriptor.
     pub tun: Tun,
-    /// Its index in its network namespace.
-    pub index: u32,
+    /// Where it is.
+    pub place: Place,
     /// What keeps neighbours on other interfaces from its addresses.
     pub guard: Guard,
 }
 
-/// Makes the interface of a request in the network namespace of the calling thread. One that a dead
-/// process left behind is replaced.
+/// Where an attached interface is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Place {
+    /// Its network namespace.
+    pub namespace: netns::Id,
+    /// Its index there.
+    pub index: u32,
+}
+
+/// Makes the interface of a request in its network namespace. One that a dead process left behind is
+/// replaced.
 ///
 /// The peers' prefixes fail closed from the moment the TUN is ours: whatever goes wrong later, their
 /// traffic does not leave by another route. No address is there before its guard.
@@ -98,6 +111,10 @@ pub struct Attachment {
 ///
 /// See [`AttachError`]; the interface is gone again then.
 pub fn attach(request: &AttachRequest) -> Result<Attachment, AttachError> {
+    inside(request, |namespace| attach_here(request, namespace))
+}
+
+fn attach_here(request: &AttachRequest, namespace: netns::Id) -> Result<Attachment, AttachError> {
     let interface = request.name.as_str();
     let mut kernel = Netlink::open().map_err(|error| refused(interface, error))?;
     let device = tun::open_device()
@@ -118,7 +135,17 @@ pub fn attach(request: &AttachRequest) -> Result<Attachment, AttachError> {
     for prefix in request.tunnel_routes() {
         work.add_route(prefix)?;
     }
-    Ok(Attachment { tun, index, guard })
+    Ok(Attachment { tun, place: Place { namespace, index }, guard })
+}
+
+/// Does something in the network namespace of a request.
+fn inside<T: Send>(
+    request: &AttachRequest,
+    work: impl FnOnce(netns::Id) -> Result<T, AttachError> + Send,
+) -> Result<T, AttachError> {
+    netns::inside(&request.namespace, work).unwrap_or_else(|error| {
+        Err(AttachError::Namespace { interface: request.name.clone(), error })
+    })
 }
 
 /// Makes a TUN of this name and size, without addresses and down, as `wireguard-go` makes it for others to
@@ -139,15 +166,29 @@ pub fn make_bare(interface: &str, mtu: u16) -> Result<Tun, AttachError> {
     Ok(tun)
 }
 
-/// Turns an attached interface from one request into another of the same name, touching only what differs.
-/// A prefix that is no longer asked for may be reached by other ways again, and an address that is no
-/// longer ours is guarded no longer.
+/// Turns an attached interface from one request into another of the same name and namespace, touching only
+/// what differs. A prefix that is no longer asked for may be reached by other ways again, and an address that
+/// is no longer ours is guarded no longer.
 ///
 /// # Errors
 ///
 /// See [`AttachError`]; the interface is somewhere between the two then, and the same call may be
-/// made again.
+/// made again. Nothing is touched when another namespace has taken the place of the interface's.
 pub fn reconfigure(
+    place: Place,
+    old: &AttachRequest,
+    new: &AttachRequest,
+) -> Result<Guard, AttachError> {
+    inside(new, |namespace| {
+        if namespace != place.namespace {
+            let interface = new.name.clone();
+            return Err(AttachError::Moved { interface, namespace: new.namespace.clone() });
+        }
+        reconfigure_here(place.index, old, new)
+    })
+}
+
+fn reconfigure_here(
     index: u32,
     old: &AttachRequest,
     new: &AttachRequest,

@@ -5,16 +5,14 @@
 //! container has gone, and the interface with it. The daemon of a bare device follows its interface so;
 //! `attach` looks at one that it is to take over.
 
-use std::fs::{File, Metadata};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
-use std::os::unix::fs::MetadataExt;
-use std::thread;
 
 use ipnet::IpNet;
 
 use super::checked;
 use super::netlink::Netlink;
+use super::netns;
 use super::tun::{Tun, interface_of};
 
 /// How often a look is repeated when the interface was moved or renamed in the middle of it.
@@ -65,8 +63,9 @@ impl TunWatch {
                 Err(error) if error.raw_os_error() == Some(libc::EBADFD) => return Ok(None),
                 // Linux before 5.2, or no CAP_NET_ADMIN: it is here, or it cannot be seen.
                 Err(_) => self.look_inside(true),
-                Ok(namespace) if is_ours(&namespace) => self.look_inside(true),
-                Ok(namespace) => inside(&namespace, || self.look_inside(false)),
+                Ok(namespace) if netns::is_ours(&namespace) => self.look_inside(true),
+                Ok(namespace) => netns::entered(namespace.as_fd(), || self.look_inside(false))
+                    .and_then(|seen| seen),
             };
             if !matches!(&result, Err(error) if error.kind() == io::ErrorKind::NotFound) {
                 break;
@@ -82,7 +81,7 @@ impl TunWatch {
     /// When the kernel does not tell: Linux before 5.2, no `CAP_NET_ADMIN` over that namespace, or the
     /// interface is deleted.
     pub fn is_here(&self) -> io::Result<bool> {
-        self.namespace().map(|namespace| is_ours(&namespace))
+        self.namespace().map(|namespace| netns::is_ours(&namespace))
     }
 
     /// Looks at it in the namespace of the calling thread.
@@ -110,26 +109,4 @@ impl TunWatch {
             Ok(OwnedFd::from_raw_fd(fd))
         }
     }
-}
-
-fn is_ours(namespace: &OwnedFd) -> bool {
-    let id = |found: Metadata| (found.dev(), found.ino());
-    let theirs = namespace.try_clone().and_then(|fd| File::from(fd).metadata()).map(id);
-    let ours = std::fs::metadata("/proc/thread-self/ns/net").map(id);
-    matches!((theirs, ours), (Ok(theirs), Ok(ours)) if theirs == ours)
-}
-
-/// Runs something in another network namespace, on a thread that ends with it.
-fn inside<T: Send>(
-    namespace: &OwnedFd,
-    run: impl FnOnce() -> io::Result<T> + Send,
-) -> io::Result<T> {
-    thread::scope(|scope| {
-        let entered = thread::Builder::new().name("look".into()).spawn_scoped(scope, || {
-            // SAFETY: setns takes integers and changes the calling thread alone.
-            checked(unsafe { libc::setns(namespace.as_raw_fd(), libc::CLONE_NEWNET) })?;
-            run()
-        })?;
-        entered.join().unwrap_or_else(|_| Err(io::Error::other("the look ended by itself")))
-    })
 }

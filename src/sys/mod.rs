@@ -21,6 +21,7 @@ pub mod keeper;
 pub mod memory;
 mod message;
 pub mod netlink;
+pub mod netns;
 pub mod notify;
 pub mod poll;
 pub mod rights;

@@ -54,7 +54,7 @@ fn an_adopted_interface_is_the_same_one_and_looks_like_a_new_one() {
     in_namespace(|| {
         let mut attachment = attach(&request("hush60")).unwrap();
         for (shape, fresh) in shapes.iter().zip(&fresh) {
-            let index = attachment.index;
+            let index = attachment.place.index;
             ip("address add 10.77.0.1/24 dev hush60");
             ip("route add 10.78.0.0/16 dev hush60");
             ip("link set hush60 txqueuelen 500");
@@ -64,7 +64,7 @@ fn an_adopted_interface_is_the_same_one_and_looks_like_a_new_one() {
                     ip("link set hush60 down");
                 }
                 attachment = adopt(kept(attachment), shape).unwrap();
-                assert_eq!(attachment.index, index);
+                assert_eq!(attachment.place.index, index);
                 assert_eq!(&look(), fresh, "down: {down}");
             }
             let closed: Vec<_> = unreachable().into_iter().map(|(prefix, _)| prefix).collect();

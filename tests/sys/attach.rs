@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use hushwire::offload::{Offload, VnetHeader, finish_checksum};
 use hushwire::sys::attach::{AttachError, AttachRequest, FAIL_CLOSED_METRIC, attach};
+use hushwire::sys::netns::Namespace;
 use hushwire::sys::tun::{HEADROOM, Tun, owner};
 
 use crate::netns::{
@@ -20,6 +21,7 @@ use crate::netns::{
 /// A request with an IPv4 and an IPv6 address and two peers.
 pub(crate) fn request(name: &str) -> AttachRequest {
     AttachRequest {
+        namespace: Namespace::Own,
         name: name.to_owned(),
         addresses: vec!["10.99.0.1/32".parse().unwrap(), "fd99::1/128".parse().unwrap()],
         routes: vec![
@@ -69,7 +71,7 @@ fn an_attached_interface_has_what_was_asked_for_and_nothing_else() {
         let attachment = attach(&request("hush1")).unwrap();
         assert_eq!(attachment.tun.name(), "hush1");
         let link = &ip_json("link show dev hush1")[0];
-        assert_eq!(link["ifindex"], attachment.index);
+        assert_eq!(link["ifindex"], attachment.place.index);
         assert_eq!(link["mtu"], 1440);
         assert!(link["flags"].as_array().unwrap().contains(&"UP".into()), "{link}");
         // No link-local address of the kernel's own.

@@ -86,7 +86,7 @@ fn an_address_that_goes_takes_its_guard_along() {
         let attachment = attach(&old).unwrap();
         let new = AttachRequest { addresses: vec!["10.99.0.9/32".parse().unwrap()], ..old.clone() };
         for _ in 0..2 {
-            reconfigure(attachment.index, &old, &new).unwrap();
+            reconfigure(attachment.place, &old, &new).unwrap();
             let expected = [&three("10.99.0.9", "hush51")[..], &UNTOUCHED.map(str::to_owned)];
             assert_eq!(rules(), expected.concat());
         }

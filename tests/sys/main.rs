@@ -13,6 +13,7 @@
 
 mod adopt;
 mod attach;
+mod elsewhere;
 mod guard;
 mod netlink;
 mod netns;

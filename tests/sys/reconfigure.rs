@@ -30,7 +30,7 @@ fn only_what_differs_changes() {
         };
         // Twice: the second call meets what the first has done.
         for _ in 0..2 {
-            reconfigure(attachment.index, &old, &new).unwrap();
+            reconfigure(attachment.place, &old, &new).unwrap();
             assert_eq!(addresses("hush20"), ["10.77.0.1/32", "10.99.0.9/32", "fd99::1/128"]);
             assert_eq!(routes("hush20"), ["10.78.0.0/16", "10.99.0.2", "10.99.0.3", "fd99::3"]);
             assert_eq!(closed(), ["10.99.0.2", "10.99.0.3", "fd99::3"]);
@@ -49,12 +49,12 @@ fn what_the_kernel_takes_along_with_an_address_comes_back() {
         let attachment = attach(&old).unwrap();
         // The first address of the subnet goes, and takes the second with it.
         let second = AttachRequest { addresses: nets(&["10.98.0.2/16"]), ..old.clone() };
-        reconfigure(attachment.index, &old, &second).unwrap();
+        reconfigure(attachment.place, &old, &second).unwrap();
         assert_eq!(addresses("hush21"), ["10.98.0.2/16"]);
         assert_eq!(routes("hush21"), ["10.99.0.2", "fd99::2"]);
         // The last IPv4 address goes, and takes the IPv4 routes with it; 10.98.0.0/16 needs its own now.
         let none = AttachRequest { addresses: nets(&["fd99::1/128"]), ..old.clone() };
-        reconfigure(attachment.index, &second, &none).unwrap();
+        reconfigure(attachment.place, &second, &none).unwrap();
         assert_eq!(addresses("hush21"), ["fd99::1/128"]);
         assert_eq!(routes("hush21"), ["10.98.0.0/16", "10.99.0.2", "fd99::2"]);
         assert_eq!(closed(), ["10.98.0.0/16", "10.99.0.2", "fd99::2"]);

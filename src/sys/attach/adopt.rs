@@ -7,18 +7,30 @@
 use std::io;
 use std::os::fd::OwnedFd;
 
-use super::{AttachError, AttachRequest, Attachment, Work, add_fail_closed, reconfigure, refused};
+use super::{
+    AttachError, AttachRequest, Attachment, Place, Work, add_fail_closed, inside, reconfigure_here,
+    refused,
+};
 use crate::sys::interface::TunWatch;
 use crate::sys::netlink::Netlink;
+use crate::sys::netns;
 use crate::sys::tun::Tun;
 
-/// Makes an attached TUN what a request wants, in the network namespace of the calling thread.
+/// Makes an attached TUN what a request wants, in the network namespace of that.
 ///
 /// # Errors
 ///
 /// [`AttachError`]: [`NotAdopted`](AttachError::NotAdopted) when it is of another kind, name or
 /// namespace. The descriptor is closed then, and with it the interface, if it was the last.
 pub fn adopt(fd: OwnedFd, request: &AttachRequest) -> Result<Attachment, AttachError> {
+    inside(request, |namespace| adopt_here(fd, request, namespace))
+}
+
+fn adopt_here(
+    fd: OwnedFd,
+    request: &AttachRequest,
+    namespace: netns::Id,
+) -> Result<Attachment, AttachError> {
     let interface = request.name.as_str();
     let unfit = |why: String| AttachError::NotAdopted { interface: interface.to_owned(), why };
     let odd = |error: io::Error| unfit(error.to_string());
@@ -43,13 +55,14 @@ pub fn adopt(fd: OwnedFd, request: &AttachRequest) -> Result<Attachment, AttachE
     }
     let routes = work.netlink(|kernel| kernel.routes(index))?;
     let present = AttachRequest {
+        namespace: request.namespace.clone(),
         name,
         addresses: sight.addresses,
         routes: routes.iter().map(|route| route.prefix).collect(),
         mtu: request.mtu,
     };
-    let guard = reconfigure(index, &present, request)?;
+    let guard = reconfigure_here(index, &present, request)?;
     // What the kernel took along with an address, and what somebody else took away.
     work.restore(request)?;
-    Ok(Attachment { tun, index, guard })
+    Ok(Attachment { tun, place: Place { namespace, index }, guard })
 }

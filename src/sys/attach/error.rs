@@ -8,11 +8,26 @@ use std::io;
 use ipnet::IpNet;
 
 use crate::sys::netlink::NetlinkError;
+use crate::sys::netns::{Namespace, NamespaceError};
 use crate::sys::tun::Owner;
 
 /// Why an interface could not be attached. Each is one line: where, what, what is allowed, what to do.
 #[derive(Debug)]
 pub enum AttachError {
+    /// Its network namespace cannot be entered.
+    Namespace {
+        /// Name of the interface.
+        interface: String,
+        /// Why not.
+        error: NamespaceError,
+    },
+    /// Another network namespace has come to the place of the one that the interface is in.
+    Moved {
+        /// Name of the interface.
+        interface: String,
+        /// The place.
+        namespace: Namespace,
+    },
     /// `/dev/net/tun` cannot be opened.
     NoTunDevice {
         /// Name of the interface.
@@ -88,6 +103,11 @@ pub enum AttachError {
 impl fmt::Display for AttachError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Self::Namespace { interface, error } => write!(f, "interface {interface}: {error}"),
+            Self::Moved { interface, namespace } => write!(
+                f,
+                "interface {interface}: {namespace} is another one by now, where the interface is made anew"
+            ),
             Self::NoTunDevice { interface, error } => write!(
                 f,
                 "interface {interface}: cannot open /dev/net/tun: {error}; load the driver with `modprobe \
@@ -159,11 +179,26 @@ impl fmt::Display for AttachError {
     }
 }
 
+impl AttachError {
+    /// Whether it will be the same, however long one waits: it wants an operator.
+    pub fn is_lasting(&self) -> bool {
+        match self {
+            Self::Namespace { error, .. } => error.is_lasting(),
+            Self::NoTunDevice { .. }
+            | Self::NotPermitted { .. }
+            | Self::NotATun { .. }
+            | Self::Ipv6Disabled { .. } => true,
+            _ => false,
+        }
+    }
+}
+
 impl std::error::Error for AttachError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
             Self::NoTunDevice { error, .. } | Self::Tun { error, .. } => Some(error),
             Self::Netlink { error, .. } | Self::Unguarded { error, .. } => Some(error),
+            Self::Namespace { error, .. } => Some(error),
             _ => None,
         }
     }
@@ -179,6 +214,20 @@ mod tests {
         let os = io::Error::from_raw_os_error;
         let owner = Owner { pid: 4242, command: "wireguard-go".to_owned() };
         let cases = [
+            (
+                AttachError::Namespace {
+                    interface: interface(),
+                    error: NamespaceError::NotANamespace("/etc/hosts".into()),
+                },
+                "interface hush0: /etc/hosts is not a network namespace; name the file of one, such as \
+                 /proc/PID/ns/net or /run/netns/NAME (where that is a plain file, `ip netns` has mounted \
+                 it out of sight of this process)",
+            ),
+            (
+                AttachError::Moved { interface: interface(), namespace: Namespace::Process(4242) },
+                "interface hush0: the network namespace of process 4242 is another one by now, where the \
+                 interface is made anew",
+            ),
             (
                 AttachError::NoTunDevice { interface: interface(), error: os(libc::ENOENT) },
                 "interface hush0: cannot open /dev/net/tun: No such file or directory (os error 2); load \
