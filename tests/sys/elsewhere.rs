@@ -55,7 +55,7 @@ fn it_is_made_changed_and_taken_over_there_and_nothing_is_left_here() {
         let (before, running) = (ip("-d link show"), threads());
         for namespace in [Namespace::Process(other.0.id()), Namespace::File(other.path().into())] {
             let old = AttachRequest { namespace, ..request("hush70") };
-            let Attachment { tun, place } = attach(&old).unwrap();
+            let Attachment { tun, place, .. } = attach(&old).unwrap();
             assert!(other.ip("-brief address").contains("10.99.0.1/32"));
             assert!(other.ip("route").contains("10.98.0.0/16 dev hush70"));
 
@@ -84,7 +84,7 @@ fn an_interface_is_not_looked_for_in_the_namespace_that_took_its_place() {
         let (first, second) = (Other::new(), Other::new());
         let old =
             AttachRequest { namespace: Namespace::Process(first.0.id()), ..request("hush71") };
-        let Attachment { tun, place } = attach(&old).unwrap();
+        let Attachment { tun, place, .. } = attach(&old).unwrap();
         let new = AttachRequest {
             namespace: Namespace::Process(second.0.id()),
             mtu: 1400,
