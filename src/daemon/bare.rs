@@ -142,7 +142,8 @@ impl BareDevice {
                     Some(Notice::Peer(Event::Established { peer, endpoint })) => {
                         info!(%peer, %endpoint, "peer up");
                     }
-                    Some(Notice::Peer(Event::Unanswered { .. })) => {}
+                    // It has no filter.
+                    Some(Notice::Peer(Event::Unanswered { .. } | Event::Filtered { .. })) => {}
                     None => return Err(Error::PacketLoop),
                 },
             }

@@ -39,7 +39,7 @@ use crate::sys::keeper::Keeper;
 use crate::sys::memory;
 use crate::sys::udp::Udp;
 use crate::uapi::{Call, Request};
-use crate::wireguard::{Change, Device, Event, PeerChange, PublicKey};
+use crate::wireguard::{Change, Device, Event, PeerChange, PublicKey, Way};
 use carrier::Carrier;
 use clock::Clock;
 use control::{PREDECESSOR_PATIENCE, PREDECESSOR_POLL};
@@ -321,6 +321,14 @@ impl Daemon {
                     info!(peer = self.label(&peer), "peer does not answer");
                 }
                 self.names.stale(&self.config, &peer);
+            }
+            Event::Filtered { peer, way, packets, what } => {
+                let peer = self.label(&peer);
+                let last = what.map_or_else(|| "unreadable".to_owned(), |what| what.to_string());
+                match way {
+                    Way::In => warn!(peer, packets, last, "filter refused what the peer sent"),
+                    Way::Out => warn!(peer, packets, last, "filter refused what the peer was sent"),
+                }
             }
         }
     }

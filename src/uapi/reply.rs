@@ -123,6 +123,7 @@ pub(super) mod tests {
             endpoint: None,
             persistent_keepalive: 0,
             allowed_ips: vec![],
+            allow: None,
             session: SessionState::Idle,
             last_handshake: None,
             last_heard: None,
@@ -138,7 +139,7 @@ pub(super) mod tests {
 
     pub(in super::super) fn snapshot(peers: Vec<PeerSnapshot>) -> Snapshot {
         let private_key = Some(PrivateKey::from_bytes([0xab; KEY_LEN]));
-        Snapshot { private_key, drops: Drops::default(), peers }
+        Snapshot { private_key, allow: None, drops: Drops::default(), peers }
     }
 
     #[allow(clippy::disallowed_methods, reason = "the test needs some instant, any will do")]
@@ -183,7 +184,7 @@ pub(super) mod tests {
 
     #[test]
     fn an_empty_device_prints_nothing() {
-        let empty = Snapshot { private_key: None, drops: Drops::default(), peers: vec![] };
+        let empty = Snapshot { private_key: None, ..snapshot(vec![]) };
         assert_eq!(*render_get(&empty, 0, 0, &|_| UNIX_EPOCH), "");
     }
 

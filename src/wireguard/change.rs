@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
+use super::filter::Allow;
 use super::keys::{PresharedKey, PrivateKey, PublicKey};
 
 /// One step of a change. A list of them is applied in order and as a whole, between two batches of
@@ -23,6 +24,8 @@ pub enum Change {
     Mtu(u16),
     /// What is known about gossip: see [`GossipChange`].
     Gossip(GossipChange),
+    /// What may pass to and from peers that have no list of their own; `None` is everything.
+    Filter(Option<Allow>),
     /// Removes every peer.
     RemoveAllPeers,
     /// Removes one peer, if there is such a peer.
@@ -57,6 +60,8 @@ pub struct PeerChange {
     pub endpoints: Option<Vec<SocketAddr>>,
     /// Seconds between persistent keepalives; 0 turns them off.
     pub persistent_keepalive: Option<u16>,
+    /// What may pass to and from it, or `Some(None)` for what [`Change::Filter`] says.
+    pub allow: Option<Option<Allow>>,
     /// Takes all allowed IPs away before those below are added.
     pub replace_allowed_ips: bool,
     /// Allowed IPs to add or to remove, in order.
@@ -73,6 +78,7 @@ impl PeerChange {
             preshared_key: None,
             endpoints: None,
             persistent_keepalive: None,
+            allow: None,
             replace_allowed_ips: false,
             allowed_ips: Vec::new(),
         }

@@ -7,6 +7,7 @@
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap, HashMap, VecDeque};
+use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use super::allowed_ips::AllowedIps;
@@ -14,6 +15,7 @@ use super::change::GossipChange;
 use super::drops::{DropReason, Drops};
 use super::ecn::Ecn;
 use super::endpoint::Endpoint;
+use super::filter::Allow;
 use super::io::{Envelope, Event, Packet, PeerId, Transmit};
 use super::keys::{PrivateKey, PublicKey};
 use super::load::{Load, Verdict};
@@ -77,6 +79,8 @@ struct Slot {
 struct Common {
     /// What is sent once more to peers that missed it; none in a device without gossip.
     gossip: Option<GossipChange>,
+    /// What may pass to and from peers that have no list of their own; none is everything.
+    allow: Option<Allow>,
     datagrams: Outbox<Envelope>,
     events: VecDeque<Event>,
     rng: fastrand::Rng,
@@ -86,6 +90,7 @@ impl Common {
     fn new(seed: u64) -> Self {
         Self {
             gossip: None,
+            allow: None,
             datagrams: Outbox::new(),
             events: VecDeque::new(),
             rng: fastrand::Rng::with_seed(seed),
@@ -97,6 +102,7 @@ impl Common {
             now,
             id,
             resend: self.gossip.map(|gossip| gossip.resend),
+            allow: self.allow.as_ref(),
             datagrams: &mut self.datagrams,
             events: &mut self.events,
             rng: &mut self.rng,
@@ -254,7 +260,12 @@ impl Device {
             ..slot.peer.snapshot(now)
         });
         let peers = peers.collect();
-        Snapshot { private_key: self.private_key.clone(), drops: self.drops.clone(), peers }
+        Snapshot {
+            private_key: self.private_key.clone(),
+            allow: self.common.allow.clone(),
+            drops: self.drops.clone(),
+            peers,
+        }
     }
 
     fn receive_initiation(
@@ -299,7 +310,10 @@ impl Device {
             Ok(Opened::Malformed) => Err(DropReason::MalformedInner),
             Ok(Opened::Packet(len)) => {
                 let packet = out.get_mut(..len).unwrap_or_default();
-                admit_inner(&self.allowed_ips, id, ecn, packet).map(|()| Some(len))
+                let is_peers = |address| self.allowed_ips.route(address) == Some(id);
+                admit_inner(ecn, packet, is_peers)
+                    .and_then(|()| slot.peer.lets_in(&mut cx, packet, is_peers))
+                    .map(|()| Some(len))
             }
             Err(reason) => Err(reason),
         };
@@ -382,13 +396,12 @@ impl Device {
 /// Checks what a peer has sealed: its source must route back to that peer. Takes the outer header's mark
 /// over.
 fn admit_inner(
-    allowed_ips: &AllowedIps,
-    peer: PeerId,
     outer: Ecn,
     packet: &mut [u8],
+    is_peers: impl Fn(IpAddr) -> bool,
 ) -> Result<(), DropReason> {
     let inner = Addresses::of(packet).ok_or(DropReason::MalformedInner)?;
-    if allowed_ips.route(inner.source) != Some(peer) {
+    if !is_peers(inner.source) {
         return Err(DropReason::DisallowedSource);
     }
     Ecn::decapsulate(outer, packet).then_some(()).ok_or(DropReason::CongestionMarked)

@@ -73,6 +73,12 @@ drop_reasons! {
     CongestionMarked = "congestion_marked",
     /// From a peer: the inner source is not in its allowed IPs.
     DisallowedSource = "disallowed_source",
+    /// From the TUN: the filter does not let it to that peer.
+    FilteredOut = "filtered_out",
+    /// From a peer: the filter does not let it in.
+    FilteredIn = "filtered_in",
+    /// From either side: a fragment that hides its ports, or that continues none which the filter let pass.
+    FilteredFragment = "filtered_fragment",
 }
 
 /// Packets dropped, counted by reason.

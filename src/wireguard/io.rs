@@ -1,6 +1,7 @@
 //! What a [`Device`](super::Device) hands out: plain data between it and the loop that drives it.
 
-use std::net::SocketAddr;
+use std::fmt;
+use std::net::{IpAddr, SocketAddr};
 use std::ops::Range;
 
 use super::ecn::Ecn;
@@ -83,4 +84,57 @@ pub enum Event {
         /// Initiations since the last answer.
         initiations: u32,
     },
+    /// The filter refused packets: told of the first one, and then at most once a minute for each peer.
+    Filtered {
+        /// Which peer.
+        peer: PublicKey,
+        /// Whether that packet was to the peer or from it.
+        way: Way,
+        /// Packets refused since this was told before, this one included.
+        packets: u64,
+        /// What that packet was, if it could be read.
+        what: Option<Refused>,
+    },
+}
+
+/// Which way a packet goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Way {
+    /// To a peer.
+    Out,
+    /// From a peer.
+    In,
+}
+
+/// A packet that the filter refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Refused {
+    /// Where it came from.
+    pub source: IpAddr,
+    /// Where it was to go.
+    pub destination: IpAddr,
+    /// Its protocol, as IANA numbers them.
+    pub protocol: u8,
+    /// Source and destination port, where there are ports.
+    pub ports: Option<(u16, u16)>,
+}
+
+impl fmt::Display for Refused {
+    /// `tcp 10.99.0.2:40000 to 10.99.0.1:9093`, or without ports.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.protocol {
+            1 | 58 => f.write_str("icmp")?,
+            6 => f.write_str("tcp")?,
+            17 => f.write_str("udp")?,
+            other => write!(f, "protocol {other}")?,
+        }
+        let (from, to) = (self.source, self.destination);
+        match self.ports {
+            Some((source, destination)) => {
+                let (from, to) = (SocketAddr::new(from, source), SocketAddr::new(to, destination));
+                write!(f, " {from} to {to}")
+            }
+            None => write!(f, " {from} to {to}"),
+        }
+    }
 }

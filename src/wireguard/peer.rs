@@ -4,16 +4,19 @@
 //! Timers follow section 6 of the WireGuard paper and drivers/net/wireguard/timers.c. Called by
 //! device.rs, which owns the tables; boringtun is behind session.rs.
 
+mod filtering;
 mod handshake;
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
+use self::filtering::Filtering;
 use self::handshake::{REKEY_ATTEMPT_TIME, REKEY_JITTER_MS, REKEY_TIMEOUT};
 use super::drops::{DropReason, Drops};
 use super::ecn::Ecn;
 use super::endpoint::Endpoint;
+use super::filter::Allow;
 use super::io::{Envelope, Event, PeerId};
 use super::keys::{PresharedKey, PublicKey};
 use super::message::{DATA_OVERHEAD, INITIATION_LEN};
@@ -51,6 +54,8 @@ pub(super) struct Context<'a> {
     pub(super) id: PeerId,
     /// For how long gossip to a silent peer is kept; none if it is not.
     pub(super) resend: Option<Duration>,
+    /// What may pass to and from a peer that has no list of its own; none is everything.
+    pub(super) allow: Option<&'a Allow>,
     pub(super) datagrams: &'a mut Outbox<Envelope>,
     pub(super) events: &'a mut VecDeque<Event>,
     pub(super) rng: &'a mut fastrand::Rng,
@@ -80,6 +85,7 @@ pub(super) struct Peer {
     last_initiation_heard: Option<Instant>,
     staged: Staged,
     resend: Resend,
+    filtering: Filtering,
     counters: Counters,
     pub(super) drops: Drops,
 }
@@ -114,6 +120,7 @@ impl Peer {
             last_initiation_heard: None,
             staged: Staged::default(),
             resend: Resend::default(),
+            filtering: Filtering::default(),
             counters: Counters::default(),
             drops: Drops::default(),
         }
@@ -344,6 +351,7 @@ impl Peer {
             endpoint: self.endpoint.map(|endpoint| endpoint.address),
             persistent_keepalive: self.persistent_keepalive,
             allowed_ips: Vec::new(),
+            allow: self.own_allow().cloned(),
             session,
             last_handshake: counters.last_handshake,
             last_heard: counters.last_heard,

@@ -6,6 +6,7 @@ use std::time::Instant;
 use ipnet::IpNet;
 
 use super::drops::Drops;
+use super::filter::Allow;
 use super::keys::{PresharedKey, PrivateKey, PublicKey};
 
 /// A device at one moment.
@@ -13,6 +14,8 @@ use super::keys::{PresharedKey, PrivateKey, PublicKey};
 pub struct Snapshot {
     /// Our own key; a secret.
     pub private_key: Option<PrivateKey>,
+    /// What may pass to and from the peers; none is everything.
+    pub allow: Option<Allow>,
     /// Drops that no peer can be blamed for.
     pub drops: Drops,
     /// The peers, in the order in which they were added.
@@ -34,6 +37,8 @@ pub struct PeerSnapshot {
     pub persistent_keepalive: u16,
     /// Prefixes that route to it and that it may send from, in the order in which they were given.
     pub allowed_ips: Vec<IpNet>,
+    /// What may pass to and from it instead of what the device lets pass.
+    pub allow: Option<Allow>,
     /// Whether packets can pass now.
     pub session: SessionState,
     /// When the last handshake with it was completed.

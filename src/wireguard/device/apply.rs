@@ -22,6 +22,7 @@ impl Device {
                 Change::Gossip(gossip) => {
                     self.common.gossip = Some(gossip).filter(|gossip| !gossip.resend.is_zero());
                 }
+                Change::Filter(allow) => self.common.allow = allow,
                 Change::RemoveAllPeers => {
                     let all: Vec<PeerId> = self.peers.keys().copied().collect();
                     all.into_iter().for_each(|id| self.remove(id));
@@ -92,6 +93,9 @@ impl Device {
         if let Some(slot) = self.peers.get_mut(&id) {
             if change.name.is_some() {
                 slot.peer.name = change.name;
+            }
+            if let Some(allow) = change.allow {
+                slot.peer.set_allow(allow);
             }
             if let Some(preshared_key) = change.preshared_key
                 && slot.peer.preshared_key() != preshared_key.as_ref()

@@ -61,6 +61,9 @@ impl Device {
         let gossip =
             self.common.gossip.zip(udp).is_some_and(|(gossip, udp)| udp.may_go_to(gossip.port));
         let result = if header.is_large() {
+            if !self.lets_out(now, id, packet) {
+                return;
+            }
             Segments::of(header, buffer, len)
                 .map(|segments| self.send_large(now, id, segments, lost, gossip))
         } else {
@@ -82,8 +85,18 @@ impl Device {
     ) -> Result<(), Unusable> {
         offload::finish_checksum(header, buffer.get_mut(..len).unwrap_or_default())?;
         let packet = pad(buffer, len, self.mtu);
-        self.with_peer(now, id, |peer, cx| peer.send(cx, packet, gossip));
+        self.with_peer(now, id, |peer, cx| {
+            if peer.lets_out(cx, packet) {
+                peer.send(cx, packet, gossip);
+            }
+        });
         Ok(())
+    }
+
+    /// Asks the filter about a large packet: its segments have the same headers, but for flags that it does
+    /// not look at.
+    fn lets_out(&mut self, now: Instant, id: PeerId, packet: &[u8]) -> bool {
+        self.with_peer(now, id, |peer, cx| peer.lets_out(cx, packet)).unwrap_or(false)
     }
 
     /// Sends the segments of a large packet but the first `lost`.
