@@ -188,15 +188,18 @@ Exit codes:
     /// Make this machine's key, and print its `[[peer]]` block
     ///
     /// Writes private.key beside the configuration file (mode 0600) and prints the
-    /// block of this machine, which is no secret. Put the blocks of all machines into
-    /// one configuration file, the same on every machine. A key that is there already
-    /// is never overwritten.
+    /// block of this machine, which is no secret, below the `[filter]` that keeps
+    /// peers to gossip. Put the blocks of all machines, and `[filter]` once, into one
+    /// configuration file, the same on every machine. A key that is there already is
+    /// never overwritten.
     #[command(
         verbatim_doc_comment,
         after_long_help = "\
-Example:
+Examples, the first for machine1, the second for all others:
   hushwire init --name machine1 --address 10.99.0.1 \\
-    --endpoint machine1.example.org:51820 >> machines.toml
+    --endpoint machine1.example.org:51820 > machines.toml
+  hushwire init --name machine2 --address 10.99.0.2 \\
+    --endpoint machine2.example.org:51820 --block-only >> machines.toml
 
 Exit codes:
   0  the key is written and the block is printed
@@ -345,6 +348,9 @@ pub struct Init {
     /// Where peers reach it, HOST:PORT; none if it is behind NAT
     #[arg(long, value_name = "HOST:PORT", value_parser = endpoint)]
     pub endpoint: Option<String>,
+    /// Leave `[filter]` out: the file has it already
+    #[arg(long)]
+    pub block_only: bool,
     /// Which configuration: the key goes beside it.
     #[command(flatten)]
     pub file: ConfigFile,

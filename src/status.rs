@@ -42,6 +42,9 @@ pub struct InterfaceStatus {
     pub listen_port: u16,
     /// MTU of the TUN device, in bytes.
     pub mtu: u16,
+    /// What may pass to and from peers without a list of their own, as the configuration writes it; none is
+    /// everything.
+    pub filter: Option<Vec<String>>,
     /// Whether the interface is there, addressed and up.
     pub attached: bool,
     /// Why not, and what it waits for; empty when attached.
@@ -64,6 +67,8 @@ pub struct PeerStatus {
     pub endpoint: Option<SocketAddr>,
     /// Prefixes that route to it.
     pub allowed_ips: Vec<IpNet>,
+    /// What may pass to and from it instead of what `filter` says.
+    pub allow: Option<Vec<String>>,
     /// Whether packets can pass now.
     pub session: SessionState,
     /// Seconds since the last completed handshake.

@@ -117,6 +117,14 @@ fn bad_usage_exits_2() {
     }
 }
 
+/// What `init` prints above the block.
+const FILTER: &str = "\
+# Once for all machines: what they may reach on each other.
+[filter]
+allow = [\"tcp/9094\", \"udp/9094\", \"icmp\"]
+
+";
+
 fn init(config: &str, more: &[&str]) -> Output {
     let mut arguments = vec!["init", "--config", config];
     arguments.extend(more);
@@ -149,7 +157,7 @@ fn init_writes_a_key_and_prints_its_block() {
     assert_eq!(
         text(&output.stdout),
         format!(
-            "[[peer]]\n\
+            "{FILTER}[[peer]]\n\
              name = \"machine1\"\n\
              public_key = \"{}\"\n\
              endpoint = \"machine1.example.org:51820\"\n\
@@ -163,7 +171,8 @@ fn init_writes_a_key_and_prints_its_block() {
     std::fs::write(&config, &output.stdout).unwrap();
     let check = hushwire(&["check", "--config", &config]);
     assert_code(&check, 0);
-    for part in ["machine1", "hush0", "10.99.0.1/32 fd00::1/128", "51820"] {
+    let filter = "\nfilter      tcp/9094 udp/9094 icmp\n";
+    for part in ["machine1", "hush0", "10.99.0.1/32 fd00::1/128", "51820", filter] {
         assert!(text(&check.stdout).contains(part), "{part}:\n{}", text(&check.stdout));
     }
 
@@ -175,6 +184,30 @@ fn init_writes_a_key_and_prints_its_block() {
     assert!(again.stdout.is_empty());
     assert!(text(&again.stderr).contains("private.key is there already"));
     assert_eq!(std::fs::read(&key_file).unwrap(), key);
+}
+
+/// The blocks of all machines go into one file, in which a section may stand once.
+#[test]
+fn init_leaves_the_filter_out_where_the_file_has_it() {
+    let scratch = Scratch::new("init-more");
+    let mut file = String::new();
+    for (number, more) in [(1, &[][..]), (2, &["--block-only"]), (3, &["--block-only"])] {
+        let config = scratch.path(&format!("machine{number}/hushwire.toml"));
+        let (name, address) = (format!("machine{number}"), format!("10.99.0.{number}"));
+        let arguments = [&["--name", &name, "--address", &address], more].concat();
+        let output = init(&config, &arguments);
+        assert_code(&output, 0);
+        file += text(&output.stdout);
+    }
+    assert_eq!(file.matches("[filter]").count(), 1);
+    let config = scratch.path("machine1/hushwire.toml");
+    std::fs::write(&config, &file).unwrap();
+    assert_code(&hushwire(&["check", "--config", &config]), 0);
+    // A machine gets a new key: the section is in the file.
+    std::fs::remove_file(scratch.path("machine1/private.key")).unwrap();
+    let output = init(&config, &["--name", "machine1", "--address", "10.99.0.1"]);
+    assert_code(&output, 0);
+    assert!(text(&output.stdout).starts_with("[[peer]]\n"), "{}", text(&output.stdout));
 }
 
 #[test]

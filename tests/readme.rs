@@ -28,10 +28,10 @@ fn lines_fit_100_columns() {
 fn configuration_tables_have_the_keys_of_the_loader_and_no_others() {
     // The loader itself says which keys there are, when it meets one that is not.
     let directory = Directory::new("keys");
-    let text = "[interface]\nx = 1\n[gossip]\nx = 1\n[[peer]]\nx = 1\n";
+    let text = "[interface]\nx = 1\n[filter]\nx = 1\n[gossip]\nx = 1\n[[peer]]\nx = 1\n";
     let errors = load(&directory.write("hushwire.toml", text), &Environment::default());
     let errors = errors.unwrap_err().to_string();
-    for name in ["[interface]", "[gossip]", "[[peer]]"] {
+    for name in ["[interface]", "[filter]", "[gossip]", "[[peer]]"] {
         let after = |text: &'static str, start: &str| {
             text.split_once(start).unwrap_or_else(|| panic!("no {start}")).1
         };

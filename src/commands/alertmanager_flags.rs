@@ -94,6 +94,7 @@ mod tests {
             endpoint: None,
             allowed_ips: nets(allowed_ips),
             persistent_keepalive: None,
+            allow: None,
         };
         Config {
             path: "hushwire.toml".into(),
@@ -108,6 +109,7 @@ mod tests {
             },
             peers: peers.iter().map(peer).collect(),
             gossip: Gossip { port: 9094, resend: Duration::ZERO },
+            filter: None,
         }
     }
 

@@ -8,6 +8,7 @@ use std::io::Write;
 use super::{Environment, Failure};
 use crate::cli::ConfigFile;
 use crate::config::{self, Config, Host, Mtu, PeerEndpoint};
+use crate::wireguard::Allow;
 
 pub(super) fn run(
     arguments: &ConfigFile,
@@ -30,13 +31,15 @@ fn summary(config: &Config) -> String {
          public key  {}\n\
          interface   {}, mtu {mtu}\n\
          address     {}\n\
-         port        {}\n",
+         port        {}\n\
+         filter      {}\n",
         config.path.display(),
         interface.machine.as_deref().unwrap_or("(not in the list of peers)"),
         interface.private_key.public_key(),
         interface.name,
         list(&interface.address),
         interface.listen_port,
+        filter(config.filter.as_ref(), config.gossip.port),
     );
     for peer in &config.peers {
         let key = peer.public_key.to_string();
@@ -46,11 +49,23 @@ fn summary(config: &Config) -> String {
             None => "no endpoint: it must speak first".to_owned(),
         };
         text += &format!("peer        {name}, {}, {endpoint}\n", list(&peer.allowed_ips));
+        if let Some(allow) = &peer.allow {
+            text += &format!("            filter {}\n", filter(Some(allow), config.gossip.port));
+        }
     }
     if config.peers.is_empty() {
         text += "peer        (none)\n";
     }
     text
+}
+
+/// What may pass, and whether Alertmanager's gossip is among it.
+fn filter(allow: Option<&Allow>, gossip: u16) -> String {
+    match allow {
+        None => "none: everything may pass".to_owned(),
+        Some(allow) if allow.tcp(gossip) && allow.udp(gossip) => allow.to_string(),
+        Some(allow) => format!("{allow} (not all gossip may pass: tcp/{gossip} udp/{gossip})"),
+    }
 }
 
 fn list(items: &[impl Display]) -> String {

@@ -1,4 +1,4 @@
-//! `hushwire init`: this machine's private key, and its `[[peer]]` block.
+//! `hushwire init`: this machine's private key, its `[[peer]]` block, and the `[filter]` above all blocks.
 //!
 //! All or nothing: a key is left behind only if the whole of it is on the disk and its block was
 //! printed. A key that is there already is this machine's identity and is never touched.
@@ -29,14 +29,17 @@ pub(super) fn run(arguments: &Init, out: &mut dyn Write) -> Result<(), Failure> 
     })?;
     let key = new_private_key()?;
     let file = KeyFile::write(directory.join("private.key"), &key)?;
+    if !arguments.block_only && !has_filter(config) {
+        out.write_all(FILTER.as_bytes())?;
+    }
     out.write_all(block(arguments, &key.public_key()).as_bytes())?;
     out.flush()?;
     remark(format_args!(
         "\nWrote {}: the identity of this machine. Keep it here, and keep it secret.\n\
          Next:\n\
          \x20 1. run `hushwire init` on the other machines\n\
-         \x20 2. put the blocks of all machines into one file, the same on each machine:\n\
-         \x20    {}\n\
+         \x20 2. put the blocks of all machines, and [filter] once, into one file, the same on each\n\
+         \x20    machine: {}\n\
          \x20 3. hushwire check\n\
          \x20 4. hushwire up",
         file.path.display(),
@@ -44,6 +47,20 @@ pub(super) fn run(arguments: &Init, out: &mut dyn Write) -> Result<(), Failure> 
     ));
     file.keep();
     Ok(())
+}
+
+/// Stands once in the file for all machines.
+const FILTER: &str = "\
+# Once for all machines: what they may reach on each other.
+[filter]
+allow = [\"tcp/9094\", \"udp/9094\", \"icmp\"]
+
+";
+
+/// Whether the file is there and has the section: then the block is all that is to be added to it.
+fn has_filter(config: &Path) -> bool {
+    std::fs::read_to_string(config)
+        .is_ok_and(|text| text.lines().any(|line| line.trim_start().starts_with("[filter]")))
 }
 
 /// TOML. No value needs escaping: the rules of the configuration, by which they were parsed, leave no

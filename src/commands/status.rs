@@ -88,6 +88,9 @@ fn render(status: &Status) -> String {
     let public_key = Some(&interface.public_key).filter(|key| !key.is_empty());
     let public_key = public_key.map_or("none yet; `wg set` gives a key", String::as_str);
     text += &row("public key", "", &[public_key.to_owned()]);
+    if let Some(filter) = &interface.filter {
+        text += &row("filter", " ", &rules(filter));
+    }
     text += &row("guard", "", &[interface.guard]);
     text += &drops(&status.drops);
     for peer in &status.peers {
@@ -105,6 +108,9 @@ fn render_peer(peer: &PeerStatus) -> String {
     }
     title.push(session(peer));
     let mut text = flow(String::new(), 2, "  ", &title);
+    if let Some(allow) = &peer.allow {
+        text += &row("filter", " ", &rules(allow));
+    }
     let endpoint = peer.endpoint.map(|endpoint| endpoint.to_string());
     let configured = peer.configured_endpoint.as_ref();
     let endpoint = match (endpoint, configured) {
@@ -126,6 +132,11 @@ fn render_peer(peer: &PeerStatus) -> String {
         text += &row("sent again", ", ", &[resent]);
     }
     text + &drops(&peer.drops)
+}
+
+/// What may pass: the rules, or that there is none.
+fn rules(allow: &[String]) -> Vec<String> {
+    if allow.is_empty() { vec!["nothing may pass".to_owned()] } else { allow.to_vec() }
 }
 
 /// The reasons that occurred, the most frequent one first; no line if there was none.
@@ -224,6 +235,7 @@ pub(super) mod tests {
                 address: vec!["10.99.0.1/32".parse().unwrap()],
                 listen_port: 51820,
                 mtu: 1440,
+                filter: None,
                 attached: true,
                 detail: String::new(),
                 guard: Guard { policy_rules: true },
@@ -240,6 +252,7 @@ pub(super) mod tests {
             configured_endpoint: None,
             endpoint: None,
             allowed_ips: vec!["10.99.0.2/32".parse().unwrap()],
+            allow: None,
             session,
             handshake_age_seconds: None,
             last_heard_seconds: None,
@@ -272,20 +285,23 @@ pub(super) mod tests {
             allowed_ips: vec!["10.99.0.3/32".parse().unwrap(), "fd00:99::3/128".parse().unwrap()],
             unanswered_initiations: 7,
             tx_bytes: 1036,
+            allow: Some(vec!["all".into()]),
             ..peer("machine3", SessionState::Handshaking)
         };
-        let idle = PeerStatus { name: None, ..peer("", SessionState::Idle) };
+        let idle = PeerStatus { name: None, allow: Some(vec![]), ..peer("", SessionState::Idle) };
         let unresolved = PeerStatus {
             configured_endpoint: Some("machine5.example.org:51820".into()),
             ..peer("machine5", SessionState::Idle)
         };
         let mut status = status(vec![established, handshaking, idle, unresolved]);
+        status.interface.filter = Some(vec!["tcp/9094".into(), "icmp".into()]);
         status.drops = all_drops(&[(DropReason::InvalidMac, 12), (DropReason::UnknownPeer, 400)]);
         assert_eq!(
             render(&status),
             "\
 hush0  machine1  10.99.0.1/32  mtu 1440  port 51820  up 3 h 12 min
   public key  gDYXBOEU38eQg+73lTqpIVBCMShxac9JTzwXN4xhvG8=
+  filter      tcp/9094 icmp
   guard       policy rules
   dropped     400 unknown_peer, 12 invalid_mac
 
@@ -297,12 +313,14 @@ machine2  10.99.0.2/32  session established
   dropped     3 replayed, 1 disallowed_source
 
 machine3  10.99.0.3/32  fd00:99::3/128  handshaking, 7 initiations unanswered
+  filter      all
   endpoint    [2001:db8::3]:51820
   handshake   none yet
   traffic     0 B received, 1.0 KiB sent
 
 gDYXBOEU38eQg+73lTqpIVBCMShxac9JTzwXN4xhvG8=  10.99.0.2/32
   idle, nothing to send
+  filter      nothing may pass
   endpoint    unknown until it speaks first
   handshake   none yet
   traffic     0 B received, 0 B sent

@@ -9,9 +9,9 @@ use std::path::PathBuf;
 use ipnet::IpNet;
 
 use super::error::{Complaint, Placed, Report};
-use super::fields::{Keys, Section};
+use super::fields::{Item, Keys, Section};
 use super::{Host, PeerEndpoint, values};
-use crate::wireguard::{PrivateKey, PublicKey};
+use crate::wireguard::{Allow, PrivateKey, PublicKey};
 
 /// The keys of a block.
 pub(super) const PEER: Keys = Keys {
@@ -23,6 +23,7 @@ pub(super) const PEER: Keys = Keys {
         "endpoint",
         "allowed_ips",
         "persistent_keepalive",
+        "allow",
     ],
     later: &[],
 };
@@ -38,6 +39,7 @@ pub(super) struct Block {
     /// Whether `allowed_ips` is all that the file says.
     pub(super) allowed_ips_complete: bool,
     pub(super) persistent_keepalive: Option<NonZeroU16>,
+    pub(super) allow: Option<Allow>,
 }
 
 impl Block {
@@ -92,6 +94,7 @@ impl Block {
             persistent_keepalive: keepalive
                 .and_then(|item| item.number(0..=65535, "seconds; 0 is off", report))
                 .and_then(NonZeroU16::new),
+            allow: section.item("allow").and_then(|item| allow(item, report)),
         }
     }
 
@@ -114,6 +117,22 @@ fn public_key(text: &str, private_key: Option<&PrivateKey>) -> Result<PublicKey,
         }
         _ => Ok(key),
     }
+}
+
+/// Reads what may pass. An empty list is one, too: nothing.
+pub(super) fn allow(item: Item<'_>, report: &mut Report<'_>) -> Option<Allow> {
+    if !item.value.is_array() {
+        item.wrong_type("a list, such as [\"tcp/9094\", \"udp/9094\", \"icmp\"]", report);
+        return None;
+    }
+    let rules = item.strings(values::rule, report);
+    for (index, rule) in rules.iter().enumerate() {
+        if rules.iter().take(index).any(|other| other.value == rule.value) {
+            let complaint = Complaint::new(format!("{} stands twice in this list", rule.value));
+            report.add(rule.at, item.key, complaint.hint("remove one"));
+        }
+    }
+    Some(Allow::new(rules.into_iter().map(|rule| rule.value).collect()))
 }
 
 /// Reports what cannot be true of two blocks at once.

@@ -18,6 +18,7 @@ pub fn changes(config: &Config) -> Vec<Change> {
         Change::PrivateKey(Some(interface.private_key.clone())),
         Change::ListenPort(interface.listen_port),
         Change::Fwmark(interface.fwmark),
+        Change::Filter(config.filter.clone()),
         gossip(config),
     ];
     changes.extend(config.peers.iter().map(|peer| Change::Peer(addition(peer))));
@@ -44,6 +45,9 @@ pub fn diff(old: &Config, new: &Config) -> Vec<Change> {
     }
     if was.fwmark != is.fwmark {
         changes.push(Change::Fwmark(is.fwmark));
+    }
+    if old.filter != new.filter {
+        changes.push(Change::Filter(new.filter.clone()));
     }
     if old.gossip != new.gossip {
         changes.push(gossip(new));
@@ -76,6 +80,7 @@ fn addition(peer: &Peer) -> PeerChange {
         preshared_key: peer.preshared_key.clone().map(Some),
         endpoints: literal(peer.endpoint.as_ref()),
         persistent_keepalive: peer.persistent_keepalive.map(u16::from),
+        allow: peer.allow.clone().map(Some),
         allowed_ips: peer.allowed_ips.iter().copied().map(AllowedIpChange::Add).collect(),
         ..PeerChange::new(peer.public_key)
     }
@@ -100,6 +105,7 @@ fn update(old: &Peer, new: &Peer) -> Option<PeerChange> {
         preshared_key: (old.preshared_key != new.preshared_key).then(|| new.preshared_key.clone()),
         endpoints: literal(new.endpoint.as_ref()).filter(|_| old.endpoint != new.endpoint),
         persistent_keepalive: (keepalive(old) != keepalive(new)).then(|| keepalive(new)),
+        allow: (old.allow != new.allow).then(|| new.allow.clone()),
         allowed_ips: missing(&new.allowed_ips, &old.allowed_ips)
             .map(AllowedIpChange::Add)
             .collect(),
@@ -131,7 +137,7 @@ mod tests {
 
     use super::super::{Gossip, Interface, Mtu};
     use super::*;
-    use crate::wireguard::{PresharedKey, PrivateKey, PublicKey};
+    use crate::wireguard::{Allow, PresharedKey, PrivateKey, PublicKey, Rule};
 
     /// What a device would know; strict about the order of steps.
     #[derive(Clone, Debug, Default, PartialEq)]
@@ -140,6 +146,7 @@ mod tests {
         listen_port: u16,
         fwmark: u32,
         gossip: Option<GossipChange>,
+        filter: Option<Allow>,
         peers: BTreeMap<PublicKey, ModelPeer>,
     }
 
@@ -149,6 +156,7 @@ mod tests {
         preshared_key: Option<PresharedKey>,
         endpoints: Vec<SocketAddr>,
         persistent_keepalive: u16,
+        allow: Option<Allow>,
         allowed_ips: BTreeSet<IpNet>,
     }
 
@@ -169,6 +177,7 @@ mod tests {
                     preshared_key: peer.preshared_key.clone(),
                     endpoints,
                     persistent_keepalive: peer.persistent_keepalive.map_or(0, u16::from),
+                    allow: peer.allow.clone(),
                     allowed_ips: peer.allowed_ips.iter().copied().collect(),
                 };
                 (peer.public_key, peer_model)
@@ -181,6 +190,7 @@ mod tests {
                     port: config.gossip.port,
                     resend: config.gossip.resend,
                 }),
+                filter: config.filter.clone(),
                 peers: config.peers.iter().map(peer).collect(),
             }
         }
@@ -191,6 +201,7 @@ mod tests {
                     Change::PrivateKey(key) => self.private_key = key.clone(),
                     Change::ListenPort(port) => self.listen_port = *port,
                     Change::Fwmark(mark) => self.fwmark = *mark,
+                    Change::Filter(allow) => self.filter = allow.clone(),
                     Change::Gossip(gossip) => self.gossip = Some(*gossip),
                     Change::RemovePeer(key) => {
                         assert!(self.peers.remove(key).is_some(), "no such peer")
@@ -222,6 +233,9 @@ mod tests {
             if let Some(seconds) = change.persistent_keepalive {
                 peer.persistent_keepalive = seconds;
             }
+            if let Some(allow) = &change.allow {
+                peer.allow = allow.clone();
+            }
             for step in &change.allowed_ips {
                 match step {
                     AllowedIpChange::Add(net) => {
@@ -241,6 +255,11 @@ mod tests {
 
     fn machine(number: u8) -> PrivateKey {
         PrivateKey::from_random([number; 32])
+    }
+
+    fn any_allow(random: &mut fastrand::Rng) -> Option<Allow> {
+        let lists = [None, Some(vec![]), Some(vec![Rule::Icmp]), Some(vec![Rule::All])];
+        random.choice(lists).flatten().map(Allow::new)
     }
 
     /// A valid configuration of few values, so that two of them have much in common.
@@ -267,6 +286,7 @@ mod tests {
                 endpoint: host.map(|host| PeerEndpoint { host, port: random.u16(1..3) }),
                 allowed_ips: nets.split_off(nets.len() - random.usize(1..=2)),
                 persistent_keepalive: NonZeroU16::new(random.u16(..3)),
+                allow: any_allow(random),
             }
         };
         let peers = numbers.iter().map(peer).collect();
@@ -283,6 +303,7 @@ mod tests {
             },
             peers,
             gossip: Gossip { port: 9094, resend: Duration::from_secs(random.u64(..2)) },
+            filter: any_allow(random),
         }
     }
 

@@ -18,7 +18,7 @@ use super::fields::{Item, Keys, Section};
 use super::keyfile::{self, Kind};
 use super::us::Us;
 use super::{Config, Environment, Gossip, Interface, Mtu, Peer, syntax, values};
-use crate::wireguard::{KEY_LEN, KeyError, PresharedKey, PrivateKey};
+use crate::wireguard::{Allow, KEY_LEN, KeyError, PresharedKey, PrivateKey};
 
 /// The name of the TUN device.
 const DEFAULT_NAME: &str = "hush0";
@@ -38,7 +38,7 @@ const MTU_MIN_IPV6: u16 = 1280;
 const MTU_MAX: u32 = 65_455;
 
 const ROOT: Keys =
-    Keys { section: "", known: &["interface", "gossip", "peer"], later: &["filter", "metrics"] };
+    Keys { section: "", known: &["interface", "filter", "gossip", "peer"], later: &["metrics"] };
 
 const INTERFACE: Keys = Keys {
     section: "[interface]",
@@ -53,6 +53,8 @@ const INTERFACE: Keys = Keys {
     ],
     later: &["netns"],
 };
+
+const FILTER: Keys = Keys { section: "[filter]", known: &["allow"], later: &[] };
 
 const GOSSIP: Keys = Keys { section: "[gossip]", known: &["port", "resend"], later: &[] };
 
@@ -106,6 +108,7 @@ fn read_document(
 ) -> Option<Config> {
     let root = Section::root(document, &ROOT, report);
     let section = root.table("interface", &INTERFACE, report);
+    let filter = filter(&root.table("filter", &FILTER, report), report);
     let gossip = gossip(&root.table("gossip", &GOSSIP, report), report);
     let private_key = private_key(&section, read_key, report);
     let cluster_key = section
@@ -129,7 +132,7 @@ fn read_document(
     }
     let interface = interface?;
     check_mtu(&section, &interface, &peers, report);
-    Some(Config { path: path.to_owned(), interface, peers, gossip })
+    Some(Config { path: path.to_owned(), interface, peers, gossip, filter })
 }
 
 fn interface(section: &Section<'_>, us: &Us<'_>, report: &mut Report<'_>) -> Option<Interface> {
@@ -186,6 +189,24 @@ fn check_mtu(
     }
 }
 
+/// What the section says; without it everything may pass. One without its key says nothing, which is not
+/// what somebody wrote it for.
+fn filter(section: &Section<'_>, report: &mut Report<'_>) -> Option<Allow> {
+    if let Some(item) = section.item("allow") {
+        return blocks::allow(item, report);
+    }
+    if let Some(at) = section.at
+        && !report.has_syntax_errors_below(at)
+        && !section.has_unknown_keys(&FILTER)
+    {
+        let complaint = Complaint::new("missing in [filter]")
+            .allowed("a list of what may pass, such as [\"tcp/9094\", \"udp/9094\", \"icmp\"]")
+            .hint("[\"all\"], or no [filter] at all, lets everything pass; [] lets nothing");
+        report.add(at, "allow", complaint);
+    }
+    None
+}
+
 fn gossip(section: &Section<'_>, report: &mut Report<'_>) -> Gossip {
     let hint = "the port of Alertmanager's --cluster.listen-address";
     let port = section.item("port").and_then(|item| item.number(1..=65535, hint, report));
@@ -216,6 +237,7 @@ fn peer(
         endpoint: block.endpoint.clone().map(|endpoint| endpoint.value),
         allowed_ips: block.allowed_ips.iter().map(|net| net.value).collect(),
         persistent_keepalive: block.persistent_keepalive,
+        allow: block.allow.clone(),
     })
 }
 
@@ -320,8 +342,10 @@ mod tests {
                 endpoint: None,
                 allowed_ips: vec!["10.99.0.2/32".parse().unwrap()],
                 persistent_keepalive: None,
+                allow: None,
             }],
             gossip: Gossip { port: 9094, resend: Duration::from_secs(30) },
+            filter: None,
         };
         assert_eq!(config, expected);
     }
@@ -400,7 +424,8 @@ mod tests {
             _ => line.to_owned(),
         };
         let written_out: Vec<_> = example.lines().map(line).collect();
-        for key in INTERFACE.known.iter().chain(GOSSIP.known).chain(PEER.known) {
+        for key in INTERFACE.known.iter().chain(FILTER.known).chain(GOSSIP.known).chain(PEER.known)
+        {
             let shown = written_out.iter().any(|line| line.starts_with(&format!("{key} = ")));
             assert!(shown, "the example does not show {key}");
         }
@@ -408,6 +433,8 @@ mod tests {
         // What has no default is shown by an example.
         assert_eq!(full.peers[0].preshared_key.take(), Some(psk(2)));
         assert_eq!(full.peers[0].persistent_keepalive.take(), NonZeroU16::new(25));
+        let own = full.peers[0].allow.take().expect("an example of allow");
+        assert_eq!(own.to_string(), "tcp/9094 udp/9094 tcp/9093");
         assert_eq!(full, config);
     }
 }

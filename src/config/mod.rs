@@ -24,7 +24,7 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
-use crate::wireguard::{PresharedKey, PrivateKey, PublicKey};
+use crate::wireguard::{Allow, PresharedKey, PrivateKey, PublicKey};
 
 pub use diff::{changes, diff, restart_needed};
 pub use error::{Complaint, Errors};
@@ -48,6 +48,8 @@ pub struct Config {
     pub peers: Vec<Peer>,
     /// What is known about the traffic inside.
     pub gossip: Gossip,
+    /// What may pass to and from peers without a list of their own; none is everything.
+    pub filter: Option<Allow>,
 }
 
 /// This machine: `[interface]`, filled up from our own `[[peer]]` block.
@@ -93,6 +95,8 @@ pub struct Peer {
     pub allowed_ips: Vec<IpNet>,
     /// Interval of persistent keepalives, in seconds.
     pub persistent_keepalive: Option<NonZeroU16>,
+    /// What may pass to and from it instead of what `[filter]` says.
+    pub allow: Option<Allow>,
 }
 
 /// Where a peer can be reached, as the file says it.

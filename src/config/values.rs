@@ -13,7 +13,7 @@ use ipnet::IpNet;
 
 use super::error::{Complaint, may_be_key, shown};
 use super::{Host, PeerEndpoint};
-use crate::wireguard::{KEY_LEN, PublicKey};
+use crate::wireguard::{KEY_LEN, PortRange, PublicKey, Rule};
 
 /// `IFNAMSIZ` of linux/if.h less its closing zero, in bytes.
 const INTERFACE_NAME_MAX: usize = 15;
@@ -256,6 +256,43 @@ pub fn resend(text: &str) -> Result<Duration, Complaint> {
     }
 }
 
+/// Reads what the filter lets pass: `tcp/9094`, `udp/9000-9100`, `icmp`, `all`.
+///
+/// # Errors
+/// A [`Complaint`] when it is none of these.
+pub fn rule(text: &str) -> Result<Rule, Complaint> {
+    let wrong = |why: &str| {
+        Complaint::new(format!("{} {why}", shown(text)))
+            .allowed("tcp/PORT, udp/PORT, icmp or all; \"tcp/9000-9100\" for several ports")
+    };
+    let (protocol, ports) = match text.split_once('/') {
+        None if text == "icmp" => return Ok(Rule::Icmp),
+        None if text == "all" => return Ok(Rule::All),
+        None if matches!(text, "tcp" | "udp") => {
+            return Err(wrong("has no port")
+                .hint(format!("write \"{text}/9094\", or \"{text}/1-65535\" for all of them")));
+        }
+        None => return Err(wrong("is nothing that can be allowed")),
+        Some(parts) => parts,
+    };
+    let to_rule = match protocol {
+        "tcp" => Rule::Tcp,
+        "udp" => Rule::Udp,
+        _ => return Err(wrong("has neither tcp nor udp before its port")),
+    };
+    let (first, last) = ports.split_once('-').unwrap_or((ports, ports));
+    let (Some(first), Some(last)) = (port(first), port(last)) else {
+        return Err(wrong("has a port that is no port").hint("a port is a number from 1 to 65535"));
+    };
+    let range = PortRange::new(first, last);
+    range.map(to_rule).ok_or_else(|| wrong("ends before it begins"))
+}
+
+fn port(text: &str) -> Option<u16> {
+    let digits = text.bytes().all(|b| b.is_ascii_digit());
+    text.parse().ok().filter(|&port| digits && port != 0)
+}
+
 /// Reads the path of a file that holds a key.
 ///
 /// # Errors
@@ -369,6 +406,19 @@ mod tests {
             "3０s",
         ] {
             assert!(resend(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn what_may_pass_is_a_protocol_with_ports_or_a_word() {
+        for text in ["tcp/9094", "udp/1-65535", "icmp", "all", "tcp/9000-9100"] {
+            assert_eq!(rule(text).unwrap().to_string(), text);
+        }
+        assert_eq!(rule("udp/9094-9094"), rule("udp/9094"));
+        let bad = "|tcp|udp|tcp/|tcp/0|tcp/65536|tcp/+1|tcp/1-|tcp/-1|tcp/2-1|TCP/9094|sctp/9094|icmp/8|\
+                   any|9094|tcp/9094 |tcp/9094/1|tcp/１";
+        for text in bad.split('|') {
+            assert!(rule(text).is_err(), "{text}");
         }
     }
 

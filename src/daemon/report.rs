@@ -9,7 +9,7 @@ use crate::dataplane::View;
 use crate::status::{InterfaceStatus, PeerStatus, Status};
 use crate::sys::guard::Guard;
 use crate::sys::interface::Sight;
-use crate::wireguard::{Drops, PeerSnapshot, PublicKey};
+use crate::wireguard::{Allow, Drops, PeerSnapshot, PublicKey};
 
 /// What `hushwire status` shows of `up` at this moment.
 pub(super) fn status(daemon: &Daemon, view: &View, now: Instant) -> Status {
@@ -83,6 +83,7 @@ fn of_device(view: &View) -> InterfaceStatus {
         address: Vec::new(),
         listen_port: view.listen_port,
         mtu: 0,
+        filter: rules(view.device.allow.as_ref()),
         attached: false,
         detail: String::new(),
         guard: Guard::default(),
@@ -119,6 +120,7 @@ fn peer_status(
         configured_endpoint: configured(&peer.public_key),
         endpoint: peer.endpoint,
         allowed_ips: peer.allowed_ips.clone(),
+        allow: rules(peer.allow.as_ref()),
         session: peer.session,
         handshake_age_seconds: age(peer.last_handshake),
         last_heard_seconds: age(peer.last_heard),
@@ -130,6 +132,10 @@ fn peer_status(
         gossip_resent: peer.gossip_resent,
         drops: by_reason(&peer.drops),
     }
+}
+
+fn rules(allow: Option<&Allow>) -> Option<Vec<String>> {
+    allow.map(|allow| allow.rules().iter().map(ToString::to_string).collect())
 }
 
 fn by_reason(drops: &Drops) -> BTreeMap<String, u64> {

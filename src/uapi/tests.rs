@@ -116,6 +116,7 @@ fn status() -> Status {
             address: vec!["10.99.0.1/32".parse().unwrap()],
             listen_port: 51820,
             mtu: 1440,
+            filter: None,
             attached: true,
             detail: String::new(),
             guard: Guard { policy_rules: true },

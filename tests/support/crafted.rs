@@ -363,7 +363,7 @@ impl Ends {
     fn piece(self, id: u32, protocol: u8, bytes: &[u8], offset: usize, more: bool) -> Vec<u8> {
         let offset = offset as u16;
         if self.is_v4() {
-            let place = offset / 8 | if more { 0x2000 } else { 0 };
+            let place = (offset / 8) | if more { 0x2000 } else { 0 };
             return self.v4(protocol, &[], place, id as u16, bytes);
         }
         let mut payload = vec![protocol, 0];
