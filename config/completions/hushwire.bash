@@ -128,7 +128,7 @@ _hushwire() {
             return 0
             ;;
         hushwire__subcmd__init)
-            opts="-h --name --address --endpoint --config --help"
+            opts="-h --name --address --endpoint --block-only --config --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0

@@ -60,6 +60,7 @@ complete -c hushwire -n "__fish_hushwire_using_subcommand init" -l name -d 'Name
 complete -c hushwire -n "__fish_hushwire_using_subcommand init" -l address -d 'Its overlay address: one that no other machine has; may be repeated' -r
 complete -c hushwire -n "__fish_hushwire_using_subcommand init" -l endpoint -d 'Where peers reach it, HOST:PORT; none if it is behind NAT' -r
 complete -c hushwire -n "__fish_hushwire_using_subcommand init" -l config -d 'The configuration file' -r -F
+complete -c hushwire -n "__fish_hushwire_using_subcommand init" -l block-only -d 'Leave `[filter]` out: the file has it already'
 complete -c hushwire -n "__fish_hushwire_using_subcommand init" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c hushwire -n "__fish_hushwire_using_subcommand alertmanager-flags" -l config -d 'The configuration file' -r -F
 complete -c hushwire -n "__fish_hushwire_using_subcommand alertmanager-flags" -l peer-name -d 'Add --cluster.peer-name: for Alertmanager 0.30 and later only'
