@@ -1,0 +1,106 @@
+//! The manual pages and the units are those of the program: keys, commands, options, environment, lines.
+//!
+//! How the pages look is checked by scripts/test.sh (mandoc, man), and the units by systemd-analyze.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::PathBuf;
+
+use clap::CommandFactory;
+use hushwire::cli::Arguments;
+use hushwire::config::{Environment, load};
+
+const PROGRAM: &str = include_str!("../config/man/hushwire.8");
+const CONFIGURATION: &str = include_str!("../config/man/hushwire.toml.5");
+const UNIT: &str = include_str!("../config/hushwire.service");
+const INSTANCE: &str = include_str!("../config/hushwire@.service");
+
+#[test]
+fn configuration_manual_has_the_keys_of_the_loader_and_no_others() {
+    let sections = keys("x = 1\n", "unknown key at the top level");
+    let headings: BTreeSet<_> =
+        CONFIGURATION.lines().filter_map(|line| line.strip_prefix(".SS ")).collect();
+    assert_eq!(headings.len(), sections.len(), "{headings:?} are not the sections {sections:?}");
+    for heading in headings {
+        let name = heading.trim_matches(['[', ']']);
+        assert!(sections.contains(name), "config/man/hushwire.toml.5 has a section {heading}");
+        let known = keys(&format!("{heading}\nx = 1\n"), &format!("unknown key in {heading}"));
+        let text = CONFIGURATION.split_once(&format!(".SS {heading}\n")).unwrap().1;
+        let text = text.split("\n.SS ").next().unwrap().split("\n.SH ").next().unwrap();
+        assert_eq!(tagged(text), known, "config/man/hushwire.toml.5, {heading}");
+    }
+}
+
+/// The keys that are allowed, as the loader itself says it of one that is not.
+fn keys(text: &str, error: &str) -> BTreeSet<String> {
+    let name = format!("hushwire-manual-{}-{}.toml", std::process::id(), text.len());
+    let path = std::env::temp_dir().join(name);
+    fs::write(&path, text).unwrap();
+    let errors = load(&path, &Environment::default()).unwrap_err().to_string();
+    fs::remove_file(&path).unwrap();
+    let (_, known) = errors.split_once(&format!("{error}\n  allowed: ")).unwrap();
+    known.lines().next().unwrap().split(", ").map(str::to_owned).collect()
+}
+
+/// What stands in bold behind each `.TP`.
+fn tagged(text: &str) -> BTreeSet<String> {
+    let tags = text.split(".TP\n").skip(1).map(|item| item.lines().next().unwrap());
+    tags.filter_map(|tag| tag.strip_prefix(".B ")).map(|tag| tag.replace("\\-", "-")).collect()
+}
+
+#[test]
+fn program_manual_has_every_command_and_option() {
+    let section = |name: &str| {
+        let text = PROGRAM.split_once(&format!("\n.SH {name}\n")).unwrap().1;
+        text.split("\n.SH ").next().unwrap()
+    };
+    let command = Arguments::command();
+    let known = command.get_subcommands().map(|command| command.get_name().to_owned()).collect();
+    assert_eq!(tagged(section("COMMANDS")), known);
+    for command in command.get_subcommands().chain([&command]) {
+        for option in command.get_arguments().filter_map(|argument| argument.get_long()) {
+            let shown = format!("\\-\\-{}", option.replace('-', "\\-"));
+            assert!(PROGRAM.contains(&shown), "{}: --{option} is missing", command.get_name());
+        }
+    }
+    let version = format!("\"hushwire {}\"", env!("CARGO_PKG_VERSION"));
+    assert!(PROGRAM.lines().next().unwrap().contains(&version));
+    assert!(CONFIGURATION.lines().next().unwrap().contains(&version));
+
+    // main.rs is the one place that reads the environment.
+    let source = include_str!("../src/main.rs");
+    let names = ["variable(\"", "text(\""].iter().flat_map(|call| source.split(call).skip(1));
+    let names: BTreeSet<_> = names.map(|rest| rest.split('"').next().unwrap()).collect();
+    assert!(names.len() > 10, "{names:?}");
+    for name in names {
+        assert!(section("ENVIRONMENT").contains(name), "${name} is not in config/man/hushwire.8");
+    }
+}
+
+#[test]
+fn both_units_are_one_but_for_names() {
+    let instance = UNIT
+        .replace("/etc/hushwire/hushwire.toml", "/etc/hushwire/%i.toml")
+        .replace("private.key:/etc/hushwire/private.key", "%i.key:/etc/hushwire/%i.key")
+        .replace("Alertmanager's gossip\n", "Alertmanager's gossip: %i\n");
+    let lines = |text: &str| -> Vec<String> {
+        let text = text.split_once("\n[Unit]").unwrap().1;
+        text.lines().map(str::to_owned).collect()
+    };
+    assert_eq!(lines(INSTANCE), lines(&instance));
+}
+
+#[test]
+fn each_line_of_the_unit_has_its_reason() {
+    let service = UNIT.split_once("\n[Service]\n").unwrap().1.split("\n[Install]").next().unwrap();
+    for paragraph in service.split("\n\n") {
+        assert!(paragraph.trim_start().starts_with('#'), "no reason: {paragraph}");
+    }
+    // What it may do at most is what the manual says it is given.
+    assert!(UNIT.contains("\nCapabilityBoundingSet=CAP_NET_ADMIN\n"));
+    for directory in ["hushwire.service.d/container.conf", "alertmanager.service.d/overlay.conf"] {
+        let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("config").join(directory);
+        let text = fs::read_to_string(path).unwrap();
+        assert!(text.starts_with('#') && text.contains("\n[Service]\n"), "{directory}");
+    }
+}
