@@ -5,6 +5,7 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::PathBuf;
+use std::process::Command;
 
 use clap::CommandFactory;
 use hushwire::cli::Arguments;
@@ -103,4 +104,52 @@ fn each_line_of_the_unit_has_its_reason() {
         let text = fs::read_to_string(path).unwrap();
         assert!(text.starts_with('#') && text.contains("\n[Service]\n"), "{directory}");
     }
+}
+
+#[test]
+fn installer_and_package_put_the_same_files_in_the_same_places() {
+    let manifest = include_str!("../Cargo.toml");
+    let (_, assets) = manifest.split_once("\nassets = [\n").unwrap();
+    let assets = assets.lines().take_while(|line| *line != "]").map(|line| {
+        let words: Vec<_> = line.split('"').collect();
+        let file = words[1].replace("target/release/hushwire", "BINARY");
+        (file, words[3].strip_prefix("usr/").unwrap().to_owned(), words[5].to_owned())
+    });
+    let script = include_str!("../scripts/install.sh");
+    let (_, files) = script.split_once("\nreadonly FILES='\n").unwrap();
+    let files = files.split('\'').next().unwrap().lines().map(|line| {
+        let words: Vec<_> = line.split_whitespace().map(str::to_owned).collect();
+        (words[0].clone(), words[1].clone(), words[2].clone())
+    });
+    let files: BTreeSet<_> = files.collect();
+    assert!(files.len() > 8);
+    assert_eq!(files, assets.collect());
+}
+
+#[test]
+fn installer_takes_away_what_it_has_put_in_place() {
+    let root = std::env::temp_dir().join(format!("hushwire-install-{}", std::process::id()));
+    for prefix in ["/usr", "/opt/hushwire"] {
+        let install = |arguments: &[&str]| {
+            let mut command = Command::new("scripts/install.sh");
+            command.args(arguments).env("DESTDIR", &root).env("PREFIX", prefix);
+            command.env("BINARY", env!("CARGO_BIN_EXE_hushwire"));
+            let output = command.current_dir(env!("CARGO_MANIFEST_DIR")).output().unwrap();
+            assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        };
+        let files = || {
+            let output = Command::new("find").arg(&root).args(["-type", "f"]).output().unwrap();
+            String::from_utf8(output.stdout).unwrap().lines().count()
+        };
+        install(&[]);
+        let place = root.join(prefix.trim_start_matches('/'));
+        let unit = fs::read_to_string(place.join("lib/systemd/system/hushwire@.service")).unwrap();
+        assert!(unit.contains(&format!("\nExecStart={prefix}/bin/hushwire up")), "{unit}");
+        let version = Command::new(place.join("bin/hushwire")).arg("--version").output().unwrap();
+        assert!(version.status.success());
+        assert_eq!(files(), 12);
+        install(&["--remove"]);
+        assert_eq!(files(), 0);
+    }
+    fs::remove_dir_all(root).unwrap();
 }

@@ -1,0 +1,82 @@
+#!/usr/bin/env bash
+# Puts hushwire, its units, manual pages and completions in place, or takes them away again. What a person
+# wrote, /etc/hushwire, is neither made nor touched.
+#
+# For Debian there is a package instead: scripts/package.sh.
+set -euo pipefail
+
+readonly USAGE='usage: [DESTDIR=DIR] [PREFIX=/usr/local] [BINARY=target/release/hushwire] scripts/install.sh [--remove]
+  --remove  stops hushwire and takes away what this has put in place
+  DESTDIR   a tree to install into, for packagers; no service is touched then'
+
+# File, where it goes below PREFIX, mode. Cargo.toml has the same for the package; tests/manual.rs compares.
+readonly FILES='
+  BINARY                              bin/hushwire                                    755
+  config/hushwire.service             lib/systemd/system/hushwire.service             644
+  config/hushwire@.service            lib/systemd/system/hushwire@.service            644
+  config/man/hushwire.8               share/man/man8/hushwire.8                       644
+  config/man/hushwire.toml.5          share/man/man5/hushwire.toml.5                  644
+  config/completions/hushwire.bash    share/bash-completion/completions/hushwire      644
+  config/completions/_hushwire        share/zsh/vendor-completions/_hushwire          644
+  config/completions/hushwire.fish    share/fish/vendor_completions.d/hushwire.fish   644
+  config/hushwire.toml                share/doc/hushwire/examples/hushwire.toml       644
+  config/hushwire.service.d/container.conf    share/doc/hushwire/examples/hushwire.service.d/container.conf    644
+  config/alertmanager.service.d/overlay.conf  share/doc/hushwire/examples/alertmanager.service.d/overlay.conf  644
+  config/alertmanager-netns.service   share/doc/hushwire/examples/alertmanager-netns.service   644'
+
+main() {
+  cd "$(dirname "${BASH_SOURCE[0]}")/.."
+  prefix=${PREFIX:-/usr/local}
+  place=${DESTDIR-}$prefix
+  binary=${BINARY:-target/release/hushwire}
+  case "${1-}" in
+    '') put ;;
+    --remove) take_away ;;
+    *) echo "$USAGE" >&2 && exit 2 ;;
+  esac
+}
+
+put() {
+  if [[ ! -x $binary ]]; then
+    echo "$binary is not there: cargo build --release --locked" >&2
+    exit 1
+  fi
+  local file to mode
+  while read -r file to mode; do
+    [[ -n $file ]] || continue
+    [[ $file != BINARY ]] || file=$binary
+    install -D -m "$mode" "$file" "$place/$to"
+  done <<<"$FILES"
+  # zsh looks there for what is not of the distribution.
+  if [[ $prefix != /usr ]]; then
+    mkdir -p "$place/share/zsh/site-functions"
+    mv "$place/share/zsh/vendor-completions/_hushwire" "$place/share/zsh/site-functions/"
+    rmdir "$place/share/zsh/vendor-completions" 2>/dev/null || true
+  fi
+  sed -i "s#/usr/bin/hushwire#$prefix/bin/hushwire#" "$place"/lib/systemd/system/hushwire{,@}.service
+  systemd_runs && systemctl daemon-reload
+  echo "installed below $place; next: hushwire init --help, systemctl enable --now hushwire"
+}
+
+take_away() {
+  if systemd_runs; then
+    systemctl disable --now --quiet hushwire.service 2>/dev/null || true
+    systemctl stop 'hushwire@*.service' 2>/dev/null || true
+  fi
+  local file to mode
+  while read -r file to mode; do
+    [[ -n $file ]] || continue
+    rm -f "$place/$to"
+  done <<<"$FILES"
+  rm -f "$place/share/zsh/site-functions/_hushwire"
+  local directory=$place/share/doc/hushwire
+  rmdir "$directory"/examples/{hushwire,alertmanager}.service.d "$directory"/{examples,} 2>/dev/null || true
+  systemd_runs && systemctl daemon-reload
+  echo "removed from $place; /etc/hushwire stays"
+}
+
+systemd_runs() {
+  [[ -z ${DESTDIR-} && -d /run/systemd/system ]]
+}
+
+main "$@"
