@@ -3,8 +3,8 @@
 //! Linux takes a packet for any of its addresses on any of its interfaces. So a neighbour on the underlay or
 //! on a container's bridge could speak to the overlay address past the tunnel. Policy rules ahead of the
 //! table of the machine's own addresses end that: what comes in for an overlay address by the overlay's
-//! interface, or is sent by the machine itself, is looked up there; the rest is refused. They name the
-//! interface, so that they hold for one that is deleted and made anew; nobody undoes them, at the end or
+//! interface, or is sent by the machine itself, is looked up there; the rest is dropped without a word: an
+//! ICMPv6 error about a forged source would come back to this machine. They name the interface, so that they hold for one that is deleted and made anew; nobody undoes them, at the end or
 //! after a crash, and they are put in once. Called by `attach`, and for interfaces that others address; it
 //! works in the network namespace of the calling thread.
 
@@ -143,10 +143,10 @@ fn plan(present: &[Rule], guarded: &Guarded<'_>) -> Vec<Step> {
         old = ahead;
     }
     let gone = old.iter().filter(|rule| guarded_by(rule).is_some_and(|to| wrong.contains(&to)));
-    // A refusal first: what is let through with it is let through without it.
-    let (refusals, others): (Vec<&Rule>, Vec<&Rule>) =
-        gone.partition(|rule| matches!(rule.sort(), Sort::Prohibit { .. }));
-    steps.extend(refusals.into_iter().chain(others).cloned().map(Step::Delete));
+    // What drops goes first: what is let through with it is let through without it.
+    let (drops, others): (Vec<&Rule>, Vec<&Rule>) =
+        gone.partition(|rule| matches!(rule.sort(), Sort::Drop { .. }));
+    steps.extend(drops.into_iter().chain(others).cloned().map(Step::Delete));
     steps
 }
 
@@ -155,11 +155,11 @@ fn wanted(guarded: &Guarded<'_>, to: IpAddr) -> Vec<Rule> {
     if !guarded.addresses.contains(&to) {
         return Vec::new();
     }
-    vec![Rule::deliver(to, guarded.interface), Rule::deliver(to, LOOPBACK), Rule::prohibit(to)]
+    vec![Rule::deliver(to, guarded.interface), Rule::deliver(to, LOOPBACK), Rule::drop_all(to)]
 }
 
 /// Whether an earlier run left the guard of an address: of one that this interface had, or of one that is
-/// a peer's now, which its refusal would cut off.
+/// a peer's now, which it would cut off.
 fn is_left_over(rules: &[&Rule], guarded: &Guarded<'_>, to: IpAddr) -> bool {
     let ours = Rule::deliver(to, guarded.interface).sort();
     let by_us = |rule: &&Rule| rule.sort() == ours;
@@ -170,7 +170,7 @@ fn is_left_over(rules: &[&Rule], guarded: &Guarded<'_>, to: IpAddr) -> bool {
 /// The address that a rule of the guard is about; none for the rules of others.
 fn guarded_by(rule: &Rule) -> Option<IpAddr> {
     match rule.sort() {
-        Sort::Deliver { to, .. } | Sort::Prohibit { to } => Some(to),
+        Sort::Deliver { to, .. } | Sort::Drop { to } => Some(to),
         Sort::Local | Sort::Other => None,
     }
 }

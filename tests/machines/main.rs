@@ -16,6 +16,7 @@
 //! - [`lone`]: the system calls of a lone datagram; [`load`]: what a datagram meets beside transfers
 //! - [`names`]: endpoints that are names
 //! - [`hostile`]: junk, forgeries and replays at the underlay port
+//! - [`stranger`]: a neighbour without a key who goes past the tunnel; what it sends is [`crafted`]
 //! - [`lifecycle`]: reload, left-overs, second daemons, descriptors, memory
 #![allow(clippy::disallowed_methods, reason = "a test reads the clock and the environment")]
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a test says what it measured")]
@@ -23,6 +24,7 @@
 mod bare;
 mod bare_settings;
 mod cluster;
+mod crafted;
 mod hostile;
 mod interop;
 mod keeper;
@@ -36,6 +38,7 @@ mod pair;
 mod recovery;
 mod service;
 mod start;
+mod stranger;
 #[expect(dead_code, reason = "other suites and the bench use the rest of it")]
 #[path = "../support/mod.rs"]
 mod support;

@@ -10,6 +10,7 @@
 //! - [`iperf3`]: a transfer from machine to machine
 //! - [`forwarder`]: a wire between two tunnels that loses, delays, repeats and writes down a ladder
 //! - [`capture`]: what really was on a wire; [`checksums`] judges it, [`message`] names WireGuard messages
+//! - [`frames`]: any frame out of an interface, and what of it a machine takes for its own
 //!
 //! Nothing here has a global name: when the test process ends, however it ends, the pipe to each holder
 //! closes, and namespaces, interfaces and sockets are gone with it (30 s later where a killed hushwire has
@@ -21,6 +22,7 @@ pub(crate) mod capture;
 pub(crate) mod checksums;
 pub(crate) mod docker;
 pub(crate) mod forwarder;
+pub(crate) mod frames;
 pub(crate) mod http;
 pub(crate) mod iperf3;
 pub(crate) mod lab;

@@ -49,7 +49,7 @@ fn three(to: &str, by: &str) -> [String; 3] {
     [
         format!("to {to} iif {by} lookup local"),
         format!("to {to} iif lo lookup local"),
-        format!("to {to} prohibit"),
+        format!("to {to} blackhole"),
     ]
 }
 
@@ -171,7 +171,7 @@ fn an_interruption_at_any_step_leaves_nothing_open_and_is_mended_by_the_next_sta
             // As a crash, or a stranger's hand, may leave it: with one rule of the guard missing.
             let mut kernel = Netlink::open().unwrap();
             let there = kernel.rules(false).unwrap();
-            if !matches!(there[victim].sort(), Sort::Deliver { .. } | Sort::Prohibit { .. }) {
+            if !matches!(there[victim].sort(), Sort::Deliver { .. } | Sort::Drop { .. }) {
                 continue;
             }
             kernel.delete_rule(&there[victim]).unwrap();
@@ -207,9 +207,9 @@ fn the_local_table_is_never_missing_and_a_guarded_address_never_open() {
                 while !done.load(Ordering::Relaxed) {
                     let rules = kernel.rules(false).unwrap();
                     let local = rules.iter().position(|rule| rule.sort() == Sort::Local);
-                    let refusal = Rule::prohibit("10.99.0.1".parse().unwrap()).sort();
-                    let refusal = rules.iter().position(|rule| rule.sort() == refusal);
-                    assert!(local.is_some() && refusal.is_some() && refusal < local, "{rules:?}");
+                    let drop = Rule::drop_all("10.99.0.1".parse().unwrap()).sort();
+                    let drop = rules.iter().position(|rule| rule.sort() == drop);
+                    assert!(local.is_some() && drop.is_some() && drop < local, "{rules:?}");
                     looks += 1;
                 }
                 looks

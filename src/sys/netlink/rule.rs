@@ -39,8 +39,8 @@ pub enum Sort {
         /// Name of the interface, which need not exist.
         by: String,
     },
-    /// The guard's: packets to one address are refused.
-    Prohibit {
+    /// The guard's: packets to one address are dropped, and nobody is told.
+    Drop {
         /// The address.
         to: IpAddr,
     },
@@ -60,9 +60,9 @@ impl Rule {
         Self(message)
     }
 
-    /// Makes the guard's [`Sort::Prohibit`].
-    pub fn prohibit(to: IpAddr) -> Self {
-        Self(guard_rule(to, RuleAction::Prohibit))
+    /// Makes the guard's [`Sort::Drop`].
+    pub fn drop_all(to: IpAddr) -> Self {
+        Self(guard_rule(to, RuleAction::Blackhole))
     }
 
     /// Where it stands: rules of a lower number are asked first, those of the same in the order in which
@@ -102,8 +102,8 @@ impl Rule {
         let local = header.action == RuleAction::ToTable && table == u32::from(LOCAL_TABLE);
         match (to, by, guards) {
             (Some(to), Some(by), true) if local => Some(Sort::Deliver { to, by }),
-            (Some(to), None, true) if header.action == RuleAction::Prohibit => {
-                Some(Sort::Prohibit { to })
+            (Some(to), None, true) if header.action == RuleAction::Blackhole => {
+                Some(Sort::Drop { to })
             }
             (None, None, false) if local && header.dst_len == 0 => Some(Sort::Local),
             _ => None,

@@ -1,0 +1,194 @@
+//! A stranger on the same link as a machine, without a key: it routes the overlay addresses to the machine's
+//! underlay address, and tries whatever a frame can hold. With the guard taken away by hand it gets in: the
+//! same attempts are counted once more then, so that these tests can fail.
+//!
+//! ```text
+//!      machine1                machine2                machine3
+//!   10.99.0.1 fd99::1       10.99.0.2 fd99::2        the stranger:
+//!        hush0                   hush0               10.99.0.1 via 192.0.2.1
+//!   192.0.2.1               192.0.2.2               192.0.2.3
+//!        eth0 ------------------ eth0 ------------------ eth0
+//! ```
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+use crate::crafted::{Scene, all, who_has};
+use crate::support::alertmanager::{Alertmanager, members};
+use crate::support::capture::Capture;
+use crate::support::frames::{Deliveries, Frames, hardware_address};
+use crate::support::lab::{Family, Lab, overlay, underlay, with_port};
+use crate::support::machine::Machine;
+use crate::support::tunnel::{Identity, Tunnel};
+use crate::support::{millis, seconds};
+
+/// Takes the guard away, as the README says.
+fn remove_guard(machine: &Machine) {
+    for family in ["-4", "-6"] {
+        let script = format!("while ip {family} rule del protocol 107 2>/dev/null; do :; done");
+        machine.run("sh", &["-c", &script]);
+    }
+}
+
+#[test]
+fn a_stranger_on_the_underlay_cannot_join_the_cluster_nor_read_its_silences() {
+    let lab = Lab::new(3);
+    let tunnels = Tunnel::start_all(&lab, &Identity::all(2, Family::V4, &[Family::V4]));
+    let ours = members(2, Family::V4);
+    let alertmanagers = Alertmanager::start_all(&lab, &tunnels);
+    for alertmanager in &alertmanagers {
+        alertmanager.wait_until_ready(&ours);
+    }
+    let secret = alertmanagers[0].silence("not for strangers");
+
+    let stranger = lab.machine(3);
+    let (to, by) = (overlay(1, Family::V4), underlay(1, Family::V4));
+    stranger.ip(&format!("route add {to} via {by}"));
+    let own = with_port(&underlay(3, Family::V4), 9094);
+    let flags = [
+        format!("--cluster.listen-address={own}"),
+        format!("--cluster.peer={to}:9094"),
+        "--cluster.reconnect-interval=500ms".to_owned(),
+    ];
+    // It answers when its first attempt has failed, after 10 s; others follow.
+    let intruder = Alertmanager::start(stranger, &flags);
+    std::thread::sleep(seconds(2));
+    assert_eq!(intruder.cluster().1, [own], "the stranger is in the cluster");
+    assert_eq!(intruder.comment(&secret), None, "the stranger read a silence");
+    for alertmanager in &alertmanagers {
+        assert_eq!(alertmanager.cluster().1, ours);
+    }
+    // While the machine reaches itself.
+    let gossip = format!("{to}:9094").parse().expect("an address");
+    lab.machine(1)
+        .connect(gossip, seconds(2))
+        .expect("Alertmanager cannot be reached from its machine");
+
+    remove_guard(lab.machine(1));
+    let (_, joined) = intruder.wait_for_silence(&secret, seconds(60));
+    println!("without the guard the stranger has the silence after {joined:.1?}");
+}
+
+/// Tried, passed with the guard, passed without it.
+type Count = [usize; 3];
+
+#[test]
+fn thousands_of_crafted_packets_past_the_tunnel_reach_nothing() {
+    let lab = Lab::new(3);
+    let families = [Family::V4, Family::V6];
+    let _tunnels = Tunnel::start_all(&lab, &Identity::all(2, Family::V4, &families));
+    let (target, stranger) = (lab.machine(1), lab.machine(3));
+    for conf in ["ipv4/conf/all", "ipv4/conf/eth0", "ipv6/conf/all", "ipv6/conf/eth0"] {
+        target.sysctl(&format!("net/{conf}/accept_source_route"), "1");
+    }
+    let frames = Frames::on(stranger, "eth0");
+    let scenes = families.map(|family| scene(&lab, family));
+
+    let mut counts: [BTreeMap<String, Count>; 4] = Default::default();
+    let mut answers = Vec::new();
+    for (column, guarded) in [(1, true), (2, false)] {
+        if !guarded {
+            remove_guard(target);
+        }
+        let replies = Capture::start(stranger, "eth0");
+        let deliveries = Deliveries::start(target);
+        let mut tries = Vec::new();
+        for scene in &scenes {
+            frames.send(&who_has(scene, scene.sources[0].1));
+            let first = u32::try_from(tries.len()).expect("a few thousand");
+            tries.extend(all(scene, first));
+        }
+        for (number, one) in tries.iter().enumerate() {
+            one.frames.iter().for_each(|frame| frames.send(frame));
+            // No faster than the receiver's queue empties.
+            if number % 64 == 63 {
+                std::thread::sleep(millis(2));
+            }
+        }
+        std::thread::sleep(millis(300));
+        let delivered = deliveries.stop();
+        for (number, one) in (0..).zip(&tries) {
+            for (count, label) in counts.iter_mut().zip(&one.labels) {
+                let count = count.entry(label.clone()).or_default();
+                count[0] += usize::from(guarded);
+                count[column] += usize::from(delivered.contains(&number));
+            }
+        }
+        let targets: BTreeSet<IpAddr> = scenes.iter().map(|scene| scene.target).collect();
+        let own: BTreeSet<IpAddr> = scenes.iter().map(|scene| scene.sources[0].1).collect();
+        let replies = replies.stop();
+        answers.push(
+            replies
+                .packets
+                .iter()
+                .filter(|packet| targets.contains(&packet.0) && own.contains(&packet.1))
+                .count(),
+        );
+        answers.push(replies.raw().iter().filter(|packet| claims(packet, &targets)).count());
+    }
+
+    for count in &counts {
+        println!("{:52} {:>7} {:>7} {:>14}", "", "tried", "passed", "without guard");
+        for (label, [tried, passed, open]) in count {
+            println!("{label:52} {tried:>7} {passed:>7} {open:>14}");
+        }
+    }
+    let [answered, claimed, answered_open, claimed_open] = answers[..] else { unreachable!() };
+    println!(
+        "packets from an overlay address on the link: {answered}; without guard {answered_open}"
+    );
+    println!("ARP and NDP answers for an overlay address: {claimed}; without guard {claimed_open}");
+    for (label, [_, passed, _]) in counts.iter().flatten() {
+        assert_eq!(*passed, 0, "{label}");
+    }
+    assert_eq!((answered, claimed), (0, 0));
+    // The stranger's ways are real ones.
+    let open =
+        |label: &str| counts.iter().flatten().find(|(l, _)| *l == label).map_or(0, |c| c.1[2]);
+    for protocol in ["TCP SYN", "TCP, other flags", "UDP", "ICMP echo", "ICMP error"] {
+        for family in ["IPv4", "IPv6"] {
+            assert!(
+                open(&format!("{family} {protocol}")) > 0,
+                "{family} {protocol} cannot be seen"
+            );
+        }
+    }
+    assert!(answered_open > 0 && claimed_open > 0);
+}
+
+fn scene(lab: &Lab, family: Family) -> Scene {
+    let address = |text: &str| text.parse::<IpAddr>().expect("an address");
+    let others: [&str; 5] = match family {
+        Family::V4 => ["127.0.0.1", "0.0.0.0", "255.255.255.255", "224.0.0.1", "198.51.100.7"],
+        Family::V6 => ["::1", "::", "ff02::1", "fe80::7", "2001:db8:7::7"],
+    };
+    let mut sources = vec![
+        ("from its own address", address(&underlay(3, family))),
+        ("from a peer's overlay address", address(&overlay(2, family))),
+        ("from the target's overlay address", address(&overlay(1, family))),
+        ("from the target's underlay address", address(&underlay(1, family))),
+    ];
+    sources.extend(others.map(|text| ("from loopback, nowhere or everybody", address(text))));
+    let link = |number| hardware_address(lab.machine(number), "eth0");
+    Scene {
+        stranger_link: link(3),
+        target_link: link(1),
+        third_link: link(2),
+        target: address(&overlay(1, family)),
+        target_underlay: address(&underlay(1, family)),
+        sources,
+    }
+}
+
+/// Whether a packet, from its network header on, is an answer of ARP or NDP that claims one of these.
+fn claims(packet: &[u8], addresses: &BTreeSet<IpAddr>) -> bool {
+    let v4 = |at: usize| Some(IpAddr::from(<[u8; 4]>::try_from(packet.get(at..at + 4)?).ok()?));
+    let v6 = |at: usize| Some(IpAddr::from(<[u8; 16]>::try_from(packet.get(at..at + 16)?).ok()?));
+    let claimed = match packet {
+        [0, 1, 8, 0, 6, 4, 0, 2, ..] => v4(14),
+        // A neighbour advertisement, right behind the IPv6 header.
+        [0x60..=0x6f, _, _, _, _, _, 58, ..] if packet.get(40) == Some(&136) => v6(48),
+        _ => None,
+    };
+    claimed.is_some_and(|address| addresses.contains(&address))
+}
