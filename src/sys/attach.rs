@@ -21,6 +21,7 @@ use super::tun::{self, Tun};
 
 mod adopt;
 mod error;
+pub mod sandbox;
 
 pub use adopt::adopt;
 pub use error::AttachError;
@@ -66,7 +67,7 @@ pub struct AttachRequest {
 impl AttachRequest {
     /// The prefixes that need a route of their own: the kernel makes one for the network of each address
     /// (but none for a single IPv4 address), and a second one would be in its way.
-    fn tunnel_routes(&self) -> BTreeSet<IpNet> {
+    pub fn tunnel_routes(&self) -> BTreeSet<IpNet> {
         let mut routes = self.fail_closed_prefixes();
         for address in &self.addresses {
             if address.addr().is_ipv6() || address.prefix_len() < address.max_prefix_len() {

@@ -50,6 +50,11 @@ impl TunWatch {
         tun.as_fd().try_clone_to_owned().map(Self)
     }
 
+    /// The same for a descriptor that is a TUN's.
+    pub(super) fn of(fd: &OwnedFd) -> io::Result<Self> {
+        fd.try_clone().map(Self)
+    }
+
     /// Looks at the interface; none when it was deleted.
     ///
     /// # Errors
@@ -102,7 +107,7 @@ impl TunWatch {
     }
 
     /// The network namespace that the interface is in.
-    fn namespace(&self) -> io::Result<OwnedFd> {
+    pub(super) fn namespace(&self) -> io::Result<OwnedFd> {
         // SAFETY: TUNGETDEVNETNS takes no argument and returns a new descriptor, which is nobody else's.
         unsafe {
             let fd = checked(libc::ioctl(self.0.as_raw_fd(), libc::TUNGETDEVNETNS))?;

@@ -24,7 +24,9 @@ use std::path::{Path, PathBuf};
 pub use client::{ClientError, fetch_status, fetch_status_in};
 pub use reply::{Reply, render_get};
 pub use request::{Errno, Parser, Request, ZoneIndex, parse_request};
-pub use socket::{BindError, Call, Listener, SocketFile, SocketName, listen_privately};
+pub use socket::{
+    BindError, Call, Listener, SocketFile, SocketName, listen_privately, listen_unless_served,
+};
 
 /// Where `wg` looks for control sockets.
 pub const SOCKET_DIRECTORY: &str = "/var/run/wireguard";

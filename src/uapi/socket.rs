@@ -90,7 +90,7 @@ impl std::fmt::Display for BindError {
                 path.display()
             ),
             BindError::System { doing, path, error } => {
-                write!(f, "control socket: cannot {doing} {}: {error}", path.display())?;
+                write!(f, "cannot {doing} {}: {error}", path.display())?;
                 match error.kind() {
                     io::ErrorKind::PermissionDenied => f.write_str("; run this as root"),
                     _ => Ok(()),
@@ -228,6 +228,18 @@ pub fn listen_privately(
     private_directory(directory)?;
     let (listener, file) = put_in_place(directory, path.to_owned())?;
     Ok((listener.into_std().map_err(system("listen on", path))?, file))
+}
+
+/// Listens on a socket of this path and mode 0600 in a directory that others may not write to; a file that
+/// nobody listens on is replaced. Runs inside a tokio runtime.
+///
+/// # Errors
+/// [`BindError`], among them that another process listens there.
+pub fn listen_unless_served(path: &Path) -> Result<(UnixListener, SocketFile), BindError> {
+    let directory = path.parent().unwrap_or(Path::new("/"));
+    private_directory(directory)?;
+    refuse_if_served(path)?;
+    put_in_place(directory, path.to_owned())
 }
 
 /// Binds under a name that `wg` does not look at, gives the mode while nobody can connect yet (that takes

@@ -1,0 +1,502 @@
+//! What the engine is answered: this machine's own overlay address, for one container at a time.
+//!
+//! The address manager remembers nothing, since there is one address to give; the network driver remembers
+//! which endpoint has the interface. Pure: whether the holder's interface is still there is an argument,
+//! and what must be done in the system is a [`Step`] for the daemon, which calls this.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+use ipnet::{IpNet, Ipv4Net};
+
+use super::protocol::{
+    AddressRequest, Answer, EndpointId, InterfaceName, NewEndpoint, PoolId, PoolRequest, Request,
+    SandboxKey, StaticRoute,
+};
+use crate::sys::attach::AttachRequest;
+
+/// One set of addresses for all: those of peers are as unique as ours.
+const ADDRESS_SPACE: &str = "hushwire";
+/// By this name the engine finds the gateway that a pool comes with (libnetwork, netlabel/labels.go).
+const GATEWAY: &str = "com.docker.network.gateway";
+/// Through the interface, as opposed to by a gateway (libnetwork, types/types.go, `CONNECTED`).
+const CONNECTED: u8 = 1;
+/// An interface's name has 15 bytes, and the engine puts at least one digit behind the prefix.
+const PREFIX_BYTES: usize = 14;
+
+/// The state of the network driver.
+#[derive(Debug, Default)]
+pub struct Driver {
+    holder: Option<Holder>,
+}
+
+/// Who has the overlay address, and the interface from its Join to its Leave.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Holder {
+    /// Its place on the network.
+    pub endpoint: EndpointId,
+    /// The network.
+    pub network: String,
+    /// Where its network namespace is; none before Join.
+    pub sandbox: Option<SandboxKey>,
+    /// The addresses that the engine gives it; unknown, and so empty, if it was created before this process.
+    pub addresses: Vec<IpNet>,
+}
+
+impl Holder {
+    /// What of the overlay the engine puts into the container, beside the addresses: where that has no
+    /// IPv6 address, the engine has IPv6 switched off, and a route fails.
+    fn routes(&self, overlay: &AttachRequest) -> BTreeSet<IpNet> {
+        let ipv6 = self.addresses.iter().any(|address| address.addr().is_ipv6());
+        let mut routes = overlay.tunnel_routes();
+        routes.retain(|route| ipv6 || route.addr().is_ipv4());
+        routes
+    }
+
+    /// All that the engine puts there: addresses and routes.
+    pub fn told(&self, overlay: &AttachRequest) -> BTreeSet<IpNet> {
+        let mut told = self.routes(overlay);
+        told.extend(&self.addresses);
+        told
+    }
+}
+
+/// What is to be done for an answer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// Nothing more.
+    Answer(Answer),
+    /// Make the interface on the machine first. When that fails, [`Driver::release`] and say why.
+    Attach(Answer),
+    /// Take the interface away first.
+    Detach(Answer),
+}
+
+impl Driver {
+    /// Who has the address.
+    pub fn holder(&self) -> Option<&Holder> {
+        self.holder.as_ref()
+    }
+
+    /// Takes up an endpoint from before this process, as the engine tells of it.
+    pub fn take_up(&mut self, holder: Holder) {
+        self.holder = Some(holder);
+    }
+
+    /// Nobody has the address any more.
+    pub fn release(&mut self) {
+        self.holder = None;
+    }
+
+    /// Finds the answer to a question. `occupied` says whether the interface of the holder, or its
+    /// network namespace, is still there: an engine that was killed does not tell of every end.
+    ///
+    /// # Errors
+    /// Why not, in a sentence that `docker` shows.
+    pub fn handle(
+        &mut self,
+        request: Request,
+        overlay: &AttachRequest,
+        occupied: bool,
+    ) -> Result<Step, String> {
+        let answer = match request {
+            Request::CreateEndpoint(new) => self.create(new, overlay, occupied)?,
+            Request::Join(endpoint, sandbox) => {
+                return self.join(endpoint, sandbox, overlay, occupied).map(Step::Attach);
+            }
+            Request::Leave(endpoint) | Request::DeleteEndpoint(endpoint) => {
+                return Ok(self.leave(&endpoint));
+            }
+            Request::CreateNetwork(options) => create_network(&options)?,
+            Request::Pool(request) => pool(&request, overlay)?,
+            Request::Address(request) => address(&request, overlay)?,
+            Request::Notification => Answer::Done {},
+            Request::Activate => Answer::Activate { implements: ["NetworkDriver", "IpamDriver"] },
+            Request::DriverCapabilities => {
+                Answer::DriverCapabilities { scope: "local", connectivity_scope: "global" }
+            }
+            Request::EndpointInfo => Answer::EndpointInfo { value: BTreeMap::new() },
+            Request::ManagerCapabilities => Answer::ManagerCapabilities {
+                requires_mac_address: false,
+                requires_request_replay: false,
+            },
+            Request::AddressSpaces => Answer::AddressSpaces {
+                local_default_address_space: ADDRESS_SPACE,
+                global_default_address_space: ADDRESS_SPACE,
+            },
+        };
+        Ok(Step::Answer(answer))
+    }
+
+    fn create(
+        &mut self,
+        new: NewEndpoint,
+        overlay: &AttachRequest,
+        occupied: bool,
+    ) -> Result<Answer, String> {
+        if new.link_layer {
+            return Err(
+                "an overlay interface has no link-layer address: leave --mac-address out".into()
+            );
+        }
+        if new.addresses.is_empty() {
+            return Err(format!("no address was chosen: {ANOTHER_MANAGER}"));
+        }
+        for address in &new.addresses {
+            if !has(overlay, address.addr()) {
+                let whose = not_ours(address.addr(), overlay);
+                return Err(format!("{whose}: {ANOTHER_MANAGER}"));
+            }
+        }
+        self.refuse_a_second(&new.endpoint, overlay, occupied)?;
+        self.holder = Some(Holder {
+            endpoint: new.endpoint,
+            network: new.network,
+            sandbox: None,
+            addresses: new.addresses,
+        });
+        Ok(Answer::Done {})
+    }
+
+    /// Also of an endpoint that was created before this process: the engine does not create it again.
+    fn join(
+        &mut self,
+        endpoint: EndpointId,
+        sandbox: SandboxKey,
+        overlay: &AttachRequest,
+        occupied: bool,
+    ) -> Result<Answer, String> {
+        self.refuse_a_second(&endpoint, overlay, occupied)?;
+        let known = self.holder.take().filter(|holder| holder.endpoint == endpoint);
+        let (network, addresses) =
+            known.map_or_else(Default::default, |it| (it.network, it.addresses));
+        let holder = Holder { endpoint, network, sandbox: Some(sandbox), addresses };
+        let routes = holder.routes(overlay).into_iter();
+        self.holder = Some(holder);
+        Ok(Answer::Join {
+            interface_name: InterfaceName {
+                src_name: overlay.name.clone(),
+                dst_prefix: prefix(&overlay.name),
+            },
+            static_routes: routes
+                .map(|destination| StaticRoute { destination, route_type: CONNECTED })
+                .collect(),
+        })
+    }
+
+    fn leave(&mut self, endpoint: &EndpointId) -> Step {
+        if self.holder.as_ref().is_some_and(|holder| holder.endpoint == *endpoint) {
+            self.holder = None;
+            Step::Detach(Answer::Done {})
+        } else {
+            // One that was refused, or from before: the engine forgets it all the same.
+            Step::Answer(Answer::Done {})
+        }
+    }
+
+    /// An endpoint that was created and never joined holds nothing: the engine joins it at once, or was
+    /// killed in between.
+    fn refuse_a_second(
+        &self,
+        endpoint: &EndpointId,
+        overlay: &AttachRequest,
+        occupied: bool,
+    ) -> Result<(), String> {
+        match &self.holder {
+            Some(holder)
+                if holder.endpoint != *endpoint && holder.sandbox.is_some() && occupied =>
+            {
+                let network = holder.network.get(..12).unwrap_or(&holder.network);
+                Err(format!(
+                    "this machine's overlay address {} is in use by another container, and only one can \
+                     have it: stop that one first (docker ps --filter network={network})",
+                    list(overlay)
+                ))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+const ANOTHER_MANAGER: &str =
+    "make the network with `docker network create -d hushwire --ipam-driver hushwire NAME`";
+
+fn create_network(options: &BTreeMap<String, serde_json::Value>) -> Result<Answer, String> {
+    match options.keys().next() {
+        Some(option) => Err(format!(
+            "option {option}: a network of hushwire takes none; leave --opt out, the MTU and all else are \
+             in hushwire's own configuration"
+        )),
+        None => Ok(Answer::Done {}),
+    }
+}
+
+/// The engine compares a pool of our choice with the routes of the machine and asks again, for ever, while
+/// one of them covers it. Ours never is on the machine; the engine lets this one pass, which its own
+/// manager for no addresses uses (libnetwork, ipams/null).
+fn pool(request: &PoolRequest, overlay: &AttachRequest) -> Result<Answer, String> {
+    if request.range {
+        return Err("there is one address to choose from: leave --ip-range out".into());
+    }
+    let (id, family) = if request.ipv6 { (PoolId::Ipv6, "IPv6") } else { (PoolId::Ipv4, "IPv4") };
+    let Some(own) = own(overlay, id) else {
+        let cure = if request.ipv6 {
+            "leave --ipv6 out, or give it one in hushwire's configuration"
+        } else {
+            "the engine wants one on every network: give it one in hushwire's configuration"
+        };
+        return Err(format!("this machine has no {family} overlay address: {cure}"));
+    };
+    let pool = match request.subnet {
+        Some(subnet) if !subnet.contains(&own.addr()) => {
+            return Err(format!(
+                "subnet {subnet} does not hold this machine's overlay address {}: leave --subnet out",
+                own.addr()
+            ));
+        }
+        Some(subnet) => subnet,
+        None if request.ipv6 => own.trunc(),
+        None => IpNet::V4(Ipv4Net::default()),
+    };
+    // Without one, the engine would ask for a second address. It is put nowhere: Join names none.
+    Ok(Answer::Pool { id, pool, data: BTreeMap::from([(GATEWAY, own)]) })
+}
+
+fn address(request: &AddressRequest, overlay: &AttachRequest) -> Result<Answer, String> {
+    let own = match request.wanted {
+        Some(wanted) => overlay.addresses.iter().copied().find(|own| own.addr() == wanted),
+        None => own(overlay, request.pool),
+    };
+    match (own, request.wanted) {
+        (Some(address), _) => Ok(Answer::Address { address }),
+        (None, Some(wanted)) => Err(format!(
+            "{}: leave --ip, --gateway and --aux-address out",
+            not_ours(wanted, overlay)
+        )),
+        (None, None) => {
+            Err("this machine has no overlay address of that family any more: make the \
+                             network anew"
+                .into())
+        }
+    }
+}
+
+/// The address of a family that the engine gets to know. Of several it is the first.
+fn own(overlay: &AttachRequest, pool: PoolId) -> Option<IpNet> {
+    let ipv6 = pool == PoolId::Ipv6;
+    overlay.addresses.iter().copied().find(|address| address.addr().is_ipv6() == ipv6)
+}
+
+fn has(overlay: &AttachRequest, address: IpAddr) -> bool {
+    overlay.addresses.iter().any(|own| own.addr() == address)
+}
+
+fn not_ours(address: IpAddr, overlay: &AttachRequest) -> String {
+    format!("{address} is not this machine's overlay address, which is {}", list(overlay))
+}
+
+fn list(overlay: &AttachRequest) -> String {
+    let addresses = overlay.addresses.iter().map(|address| address.addr().to_string());
+    addresses.collect::<Vec<_>>().join(" or ")
+}
+
+/// What the engine calls an interface of this name in a container.
+pub fn name_in_container(interface: &str) -> String {
+    format!("{}0", prefix(interface))
+}
+
+/// What is left of an interface's name for the engine to number, which it does from 0.
+fn prefix(interface: &str) -> String {
+    let stem = interface.trim_end_matches(|c: char| c.is_ascii_digit());
+    let stem = if stem.is_empty() { "hush" } else { stem };
+    stem.chars().take(PREFIX_BYTES).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn overlay() -> AttachRequest {
+        let nets = |texts: &[&str]| texts.iter().map(|text| text.parse().unwrap()).collect();
+        AttachRequest {
+            name: "hush0".into(),
+            addresses: nets(&["10.99.0.1/32", "fd99::1/128"]),
+            routes: nets(&["10.99.0.2/32", "10.98.0.0/24", "fd99::2/128"]),
+            mtu: 1440,
+        }
+    }
+
+    fn new(endpoint: &str, addresses: &[&str]) -> Request {
+        Request::CreateEndpoint(NewEndpoint {
+            network: "0123456789abcdef".into(),
+            endpoint: id(endpoint),
+            addresses: addresses.iter().map(|text| text.parse().unwrap()).collect(),
+            link_layer: false,
+        })
+    }
+
+    fn id(endpoint: &str) -> EndpointId {
+        EndpointId(endpoint.into())
+    }
+
+    fn join(endpoint: &str) -> Request {
+        Request::Join(id(endpoint), SandboxKey(format!("/run/docker/netns/{endpoint}")))
+    }
+
+    const DONE: Step = Step::Answer(Answer::Done {});
+
+    /// Puts questions to a driver, one after the other, while the holder's interface is there.
+    fn ask(driver: &mut Driver, request: Request) -> Result<Step, String> {
+        driver.handle(request, &overlay(), true)
+    }
+
+    fn routes(step: Step) -> Vec<String> {
+        let Step::Attach(Answer::Join { static_routes, .. }) = step else {
+            panic!("{step:?} is no answer to Join");
+        };
+        assert!(static_routes.iter().all(|route| route.route_type == 1));
+        static_routes.iter().map(|route| route.destination.to_string()).collect()
+    }
+
+    #[test]
+    fn a_container_gets_the_interface_and_gives_it_back() {
+        let mut driver = Driver::default();
+        for _ in 0..3 {
+            assert_eq!(ask(&mut driver, new("a", &["10.99.0.1/32"])), Ok(DONE));
+            let joined = ask(&mut driver, join("a")).unwrap();
+            assert_eq!(routes(joined), ["10.98.0.0/24", "10.99.0.2/32"]);
+            assert_eq!(
+                ask(&mut driver, Request::Leave(id("a"))),
+                Ok(Step::Detach(Answer::Done {}))
+            );
+            assert_eq!(ask(&mut driver, Request::DeleteEndpoint(id("a"))), Ok(DONE));
+            assert_eq!(driver.holder(), None);
+        }
+    }
+
+    #[test]
+    fn routes_of_ipv6_are_for_containers_with_ipv6() {
+        let mut driver = Driver::default();
+        ask(&mut driver, new("a", &["10.99.0.1/32", "fd99::1/128"])).unwrap();
+        let joined = ask(&mut driver, join("a")).unwrap();
+        assert_eq!(routes(joined), ["10.98.0.0/24", "10.99.0.2/32", "fd99::2/128"]);
+    }
+
+    #[test]
+    fn a_second_container_is_refused_while_the_first_is_there() {
+        let mut driver = Driver::default();
+        ask(&mut driver, new("a", &["10.99.0.1/32"])).unwrap();
+        ask(&mut driver, join("a")).unwrap();
+        let refused = "this machine's overlay address 10.99.0.1 or fd99::1 is in use by another \
+                       container, and only one can have it: stop that one first (docker ps --filter \
+                       network=0123456789ab)";
+        assert_eq!(ask(&mut driver, new("b", &["10.99.0.1/32"])), Err(refused.into()));
+        assert_eq!(ask(&mut driver, join("b")), Err(refused.into()));
+        // The engine forgets the one that was refused; the first keeps what it has.
+        assert_eq!(ask(&mut driver, Request::DeleteEndpoint(id("b"))), Ok(DONE));
+        assert_eq!(driver.holder().unwrap().endpoint, id("a"));
+    }
+
+    #[test]
+    fn a_container_that_is_gone_without_a_word_is_in_nobodys_way() {
+        let mut driver = Driver::default();
+        ask(&mut driver, new("a", &["10.99.0.1/32"])).unwrap();
+        ask(&mut driver, join("a")).unwrap();
+        assert_eq!(driver.handle(new("b", &["10.99.0.1/32"]), &overlay(), false), Ok(DONE));
+        // Created and never joined.
+        assert_eq!(ask(&mut driver, new("c", &["10.99.0.1/32"])), Ok(DONE));
+        assert!(matches!(ask(&mut driver, join("c")), Ok(Step::Attach(_))));
+    }
+
+    #[test]
+    fn an_endpoint_from_before_this_process_is_joined_and_left() {
+        let mut driver = Driver::default();
+        assert_eq!(ask(&mut driver, Request::Leave(id("old"))), Ok(DONE));
+        assert!(matches!(ask(&mut driver, join("older")), Ok(Step::Attach(_))));
+        let left = ask(&mut driver, Request::Leave(id("older")));
+        assert_eq!(left, Ok(Step::Detach(Answer::Done {})));
+    }
+
+    #[test]
+    fn the_address_manager_gives_this_machines_address_and_no_other() {
+        let mut driver = Driver::default();
+        let mut address = |pool, wanted: Option<&str>| {
+            let wanted = wanted.map(|text| text.parse().unwrap());
+            ask(&mut driver, Request::Address(AddressRequest { pool, wanted }))
+        };
+        let own = |text: &str| Ok(Step::Answer(Answer::Address { address: text.parse().unwrap() }));
+        assert_eq!(address(PoolId::Ipv4, None), own("10.99.0.1/32"));
+        assert_eq!(address(PoolId::Ipv4, Some("10.99.0.1")), own("10.99.0.1/32"));
+        assert_eq!(address(PoolId::Ipv6, None), own("fd99::1/128"));
+        let refused = "10.99.0.7 is not this machine's overlay address, which is 10.99.0.1 or fd99::1: \
+                       leave --ip, --gateway and --aux-address out";
+        assert_eq!(address(PoolId::Ipv4, Some("10.99.0.7")), Err(refused.into()));
+    }
+
+    #[test]
+    fn pools_hold_this_machines_address() {
+        let pool = |subnet: Option<&str>, range, ipv6| {
+            let subnet = subnet.map(|text| text.parse().unwrap());
+            let request = Request::Pool(PoolRequest { subnet, range, ipv6 });
+            match Driver::default().handle(request, &overlay(), false) {
+                Ok(Step::Answer(Answer::Pool { pool, data, .. })) => {
+                    Ok((pool.to_string(), data[GATEWAY].to_string()))
+                }
+                other => Err(other.unwrap_err()),
+            }
+        };
+        let expected = |pool: &str, gateway: &str| Ok((pool.to_owned(), gateway.to_owned()));
+        assert_eq!(pool(None, false, false), expected("0.0.0.0/0", "10.99.0.1/32"));
+        assert_eq!(pool(None, false, true), expected("fd99::1/128", "fd99::1/128"));
+        assert_eq!(
+            pool(Some("10.99.0.0/24"), false, false),
+            expected("10.99.0.0/24", "10.99.0.1/32")
+        );
+        let refused = "subnet 10.0.0.0/24 does not hold this machine's overlay address 10.99.0.1: leave \
+                       --subnet out";
+        assert_eq!(pool(Some("10.0.0.0/24"), false, false), Err(refused.into()));
+        let refused = "there is one address to choose from: leave --ip-range out";
+        assert_eq!(pool(None, true, false), Err(refused.into()));
+        let mut ipv6_alone = overlay();
+        ipv6_alone.addresses.remove(0);
+        let request = Request::Pool(PoolRequest { subnet: None, range: false, ipv6: false });
+        let refused = Driver::default().handle(request, &ipv6_alone, false).unwrap_err();
+        assert!(refused.starts_with("this machine has no IPv4 overlay address: "), "{refused}");
+    }
+
+    #[test]
+    fn what_hushwire_cannot_give_is_refused_with_what_to_do() {
+        let mut driver = Driver::default();
+        let foreign = ask(&mut driver, new("a", &["10.99.0.9/24"])).unwrap_err();
+        assert_eq!(
+            foreign,
+            "10.99.0.9 is not this machine's overlay address, which is 10.99.0.1 or fd99::1: make the \
+             network with `docker network create -d hushwire --ipam-driver hushwire NAME`"
+        );
+        let none = ask(&mut driver, new("a", &[])).unwrap_err();
+        assert!(none.starts_with("no address was chosen: make the network with"), "{none}");
+        let Request::CreateEndpoint(mut wanted) = new("a", &["10.99.0.1/32"]) else {
+            unreachable!()
+        };
+        wanted.link_layer = true;
+        let refused = ask(&mut driver, Request::CreateEndpoint(wanted)).unwrap_err();
+        assert!(refused.ends_with("leave --mac-address out"), "{refused}");
+        let options = BTreeMap::from([("mtu".to_owned(), "9000".into())]);
+        let refused = ask(&mut driver, Request::CreateNetwork(options)).unwrap_err();
+        assert!(refused.starts_with("option mtu: a network of hushwire takes none"), "{refused}");
+        assert_eq!(driver.holder(), None);
+    }
+
+    #[test]
+    fn the_engine_numbers_the_interface() {
+        for (name, expected) in [
+            ("hush0", "hush"),
+            ("am", "am"),
+            ("gossip-12", "gossip-"),
+            ("0", "hush"),
+            ("fifteen-letters", "fifteen-letter"),
+        ] {
+            assert_eq!(prefix(name), expected, "{name}");
+        }
+    }
+}

@@ -1,0 +1,148 @@
+//! The socket on which the engine finds its driver, and the conversations on it: HTTP/1.1, one question a
+//! request.
+//!
+//! Each question becomes a [`Call`] to the daemon, which answers it or says why not. Only the owner may
+//! connect (mode 0600): the engine runs as root. Whoever cannot be understood is told so and changes
+//! nothing. Served beside the control socket, on the same runtime.
+
+use std::convert::Infallible;
+use std::fs::DirBuilder;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::Path;
+use std::time::Duration;
+
+use http_body_util::{BodyExt, Full, Limited};
+use hyper::body::{Bytes, Incoming};
+use hyper::header::{CONTENT_TYPE, HeaderValue};
+use hyper::service::service_fn;
+use hyper::{Method, Response, StatusCode, server};
+use hyper_util::rt::TokioIo;
+use serde::Serialize;
+use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinSet;
+
+use super::protocol::{Answer, BadRequest, Request};
+use crate::uapi::{BindError, SocketFile, listen_unless_served};
+
+/// Where the engine looks for plugins: it takes the name of the driver from that of the file.
+pub const SOCKET: &str = "/run/docker/plugins/hushwire.sock";
+
+/// Bytes of one question: those of an engine have a few hundred.
+const BODY_LIMIT: usize = 1 << 20;
+
+/// A question, and where its answer goes.
+#[derive(Debug)]
+pub struct Call {
+    /// What is asked.
+    pub request: Request,
+    /// Takes the answer, or why there is none.
+    pub reply: oneshot::Sender<Result<Answer, String>>,
+}
+
+/// The driver's socket; its file is removed when this is dropped.
+#[derive(Debug)]
+pub struct Server {
+    listener: UnixListener,
+    /// Goes with this.
+    _file: SocketFile,
+}
+
+impl Server {
+    /// Listens where the engine looks. Runs inside a tokio runtime.
+    ///
+    /// # Errors
+    /// [`BindError`], among them that another process serves the engine. A socket file that nobody
+    /// listens on is replaced.
+    pub fn bind(path: &Path) -> Result<Self, BindError> {
+        // As the engine makes its own: others must be able to pass through it, not to write.
+        let directory = path.parent().unwrap_or(Path::new("/"));
+        DirBuilder::new().recursive(true).mode(0o711).create(directory).map_err(|error| {
+            BindError::System { doing: "make the directory", path: directory.to_owned(), error }
+        })?;
+        let (listener, file) = listen_unless_served(path)?;
+        Ok(Self { listener, _file: file })
+    }
+
+    /// Serves the engine until the receiver of the calls is dropped.
+    pub async fn serve(self, calls: mpsc::Sender<Call>) {
+        // Dropped with this future, and the conversations with it.
+        let mut conversations = JoinSet::new();
+        loop {
+            let accepted = tokio::select! {
+                accepted = self.listener.accept() => accepted,
+                () = calls.closed() => return,
+            };
+            while conversations.try_join_next().is_some() {}
+            match accepted {
+                Ok((stream, _)) => {
+                    conversations.spawn(converse(stream, calls.clone()));
+                }
+                Err(error) => {
+                    // Out of descriptors, most likely: they come back, a busy loop would not help.
+                    tracing::warn!(%error, "network driver: cannot accept the engine");
+                    tokio::time::sleep(Duration::from_millis(100)).await;
+                }
+            }
+        }
+    }
+}
+
+async fn converse(stream: UnixStream, calls: mpsc::Sender<Call>) {
+    let service = service_fn(|request| {
+        let calls = calls.clone();
+        async move { Ok::<_, Infallible>(response(&respond(request, &calls).await)) }
+    });
+    let served =
+        server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service).await;
+    if let Err(error) = served {
+        tracing::debug!(%error, "network driver: conversation broken off");
+    }
+}
+
+/// Why there is no answer: what HTTP calls it, and the sentence.
+type Refusal = (StatusCode, String);
+
+async fn respond(
+    request: hyper::Request<Incoming>,
+    calls: &mpsc::Sender<Call>,
+) -> Result<Answer, Refusal> {
+    if request.method() != Method::POST {
+        return Err((StatusCode::METHOD_NOT_ALLOWED, "questions are sent by POST".into()));
+    }
+    let name = request.uri().path().trim_start_matches('/').to_owned();
+    let body = Limited::new(request.into_body(), BODY_LIMIT).collect().await;
+    let body = body.map_err(|error| (StatusCode::BAD_REQUEST, format!("{name}: {error}")))?;
+    let request = Request::read(&name, &body.to_bytes()).map_err(|bad| match bad {
+        // So the engine knows a question that need not be answered (pkg/plugins, `IsNotFound`).
+        BadRequest::Unknown(_) => (StatusCode::NOT_FOUND, bad.to_string()),
+        BadRequest::Malformed(_) => (StatusCode::BAD_REQUEST, bad.to_string()),
+    })?;
+    tracing::debug!(name, "asked by the engine");
+    let (reply, answer) = oneshot::channel();
+    let ended = || (StatusCode::SERVICE_UNAVAILABLE, "hushwire is ending".to_owned());
+    calls.send(Call { request, reply }).await.map_err(|_| ended())?;
+    let refused = |why: String| {
+        tracing::warn!(name, why, "refused to the engine");
+        (StatusCode::INTERNAL_SERVER_ERROR, format!("hushwire: {why}"))
+    };
+    answer.await.map_err(|_| ended())?.map_err(refused)
+}
+
+/// An error as the engine shows it; both kinds of plugins are read like this when the status is not 200.
+#[derive(Serialize)]
+#[serde(rename_all = "PascalCase")]
+struct Failure<'a> {
+    err: &'a str,
+}
+
+fn response(outcome: &Result<Answer, Refusal>) -> Response<Full<Bytes>> {
+    let (status, body) = match outcome {
+        Ok(answer) => (StatusCode::OK, serde_json::to_vec(answer)),
+        Err((status, why)) => (*status, serde_json::to_vec(&Failure { err: why })),
+    };
+    let mut response = Response::new(Full::new(Bytes::from(body.unwrap_or_default())));
+    *response.status_mut() = status;
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    response
+}
