@@ -137,6 +137,29 @@ Exit codes:
     )]
     Up(Up),
 
+    /// Run the tunnel as a network driver of the container engine
+    ///
+    /// Like `up` with `plugin = true` in `[docker]`: a container on a network of
+    /// hushwire has this machine's overlay address, and the interface is up before its
+    /// first process runs, on every start. One container at a time can have it. Keys,
+    /// sessions and the UDP port stay here, on the machine; between two containers the
+    /// interface is gone, and `status` says so.
+    #[command(
+        verbatim_doc_comment,
+        after_long_help = "\
+Example:
+  hushwire docker-plugin &
+  docker network create -d hushwire --ipam-driver hushwire gossip
+  docker run --network gossip prom/alertmanager \\
+    $(hushwire alertmanager-flags) --config.file=...
+
+Exit codes:
+  0  ended by a signal
+  1  the tunnel could not be made or kept
+  2  the configuration has errors; nothing was touched"
+    )]
+    DockerPlugin(Up),
+
     /// Validate the configuration; changes nothing
     ///
     /// Prints what this machine would do, or every error of the file at once, each

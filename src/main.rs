@@ -26,7 +26,7 @@ fn main() -> ExitCode {
         }
     };
     match &arguments.command {
-        Some(Command::Up(up)) => start_log(up.log_level),
+        Some(Command::Up(up) | Command::DockerPlugin(up)) => start_log(up.log_level),
         // In the background nobody reads a log that was not asked for.
         None if environment.device.keep_output || arguments.foreground => start_log(None),
         None if environment.device.foreground => start_log(None),
@@ -59,6 +59,7 @@ fn environment() -> Environment {
     Environment {
         config: hushwire::config::Environment {
             credentials_directory: variable("CREDENTIALS_DIRECTORY").map(Into::into),
+            ..Default::default()
         },
         device: DeviceEnvironment {
             tun: text("WG_TUN_FD"),

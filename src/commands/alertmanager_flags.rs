@@ -79,7 +79,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::config::{Gossip, Interface, Mtu, Peer};
+    use crate::config::{Docker, Gossip, Interface, Mtu, Peer};
     use crate::wireguard::{KEY_LEN, PrivateKey, PublicKey};
 
     fn nets(texts: &[&str]) -> Vec<IpNet> {
@@ -110,6 +110,7 @@ mod tests {
             peers: peers.iter().map(peer).collect(),
             gossip: Gossip { port: 9094, resend: Duration::ZERO },
             filter: None,
+            docker: Docker::default(),
         }
     }
 

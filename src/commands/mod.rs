@@ -75,7 +75,8 @@ pub fn run(
     out: &mut dyn Write,
 ) -> Result<(), Failure> {
     match command {
-        Command::Up(arguments) => up::run(&arguments, environment),
+        Command::Up(arguments) => up::run(&arguments, environment, false),
+        Command::DockerPlugin(arguments) => up::run(&arguments, environment, true),
         Command::Check(arguments) => check::run(&arguments, environment, out),
         Command::Status(arguments) => status::run(&arguments, out),
         Command::Wait(arguments) => wait::run(&arguments, out),

@@ -61,7 +61,11 @@ pub fn diff(old: &Config, new: &Config) -> Vec<Change> {
 /// Names what differs and cannot change while the tunnel runs, if anything does.
 pub fn restart_needed(old: &Config, new: &Config) -> Option<String> {
     let (was, is) = (&old.interface.name, &new.interface.name);
-    (was != is).then(|| format!("the interface name ({was} to {is})"))
+    if was != is {
+        return Some(format!("the interface name ({was} to {is})"));
+    }
+    let (was, is) = (old.docker.plugin, new.docker.plugin);
+    (was != is).then(|| format!("[docker] plugin ({was} to {is})"))
 }
 
 fn gossip(config: &Config) -> Change {
@@ -135,7 +139,7 @@ mod tests {
     use std::num::NonZeroU16;
     use std::time::Duration;
 
-    use super::super::{Gossip, Interface, Mtu};
+    use super::super::{Docker, Gossip, Interface, Mtu};
     use super::*;
     use crate::wireguard::{Allow, PresharedKey, PrivateKey, PublicKey, Rule};
 
@@ -304,6 +308,7 @@ mod tests {
             peers,
             gossip: Gossip { port: 9094, resend: Duration::from_secs(random.u64(..2)) },
             filter: any_allow(random),
+            docker: Docker::default(),
         }
     }
 
@@ -343,7 +348,7 @@ mod tests {
     }
 
     #[test]
-    fn only_the_name_of_the_interface_needs_a_restart() {
+    fn only_where_the_interface_is_needs_a_restart() {
         let mut random = fastrand::Rng::with_seed(1);
         let old = any_config(&mut random);
         let mut new = any_config(&mut random);
@@ -353,5 +358,8 @@ mod tests {
             restart_needed(&old, &new).as_deref(),
             Some("the interface name (hush0 to hush1)")
         );
+        new.interface.name = old.interface.name.clone();
+        new.docker.plugin = true;
+        assert_eq!(restart_needed(&old, &new).as_deref(), Some("[docker] plugin (false to true)"));
     }
 }

@@ -162,6 +162,15 @@ impl<'d> Item<'d> {
         }
     }
 
+    /// Reads `true` or `false`.
+    pub(super) fn boolean(self, report: &mut Report<'_>) -> Option<bool> {
+        let value = self.value.as_bool();
+        if value.is_none() {
+            self.wrong_type("true or false, without quotes", report);
+        }
+        value
+    }
+
     /// Reports that the value has another type.
     pub(super) fn wrong_type(self, allowed: &str, report: &mut Report<'_>) {
         let given = match self.value {

@@ -132,7 +132,7 @@ mod tests {
 
         fn read(&self, file: impl AsRef<Path>, with_credentials: bool) -> Result<String, String> {
             let credentials_directory = with_credentials.then(|| self.0.join("credentials"));
-            let environment = Environment { credentials_directory };
+            let environment = Environment { credentials_directory, ..Environment::default() };
             let configuration = self.0.join("hushwire.toml");
             read(file.as_ref(), Kind::Private, &configuration, &environment)
                 .map(|text| text.to_string())

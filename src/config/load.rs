@@ -17,7 +17,7 @@ use super::error::{Complaint, Errors, Placed, Report, shown};
 use super::fields::{Item, Keys, Section};
 use super::keyfile::{self, Kind};
 use super::us::Us;
-use super::{Config, Environment, Gossip, Interface, Mtu, Peer, syntax, values};
+use super::{Config, Docker, Environment, Gossip, Interface, Mtu, Peer, syntax, values};
 use crate::wireguard::{Allow, KEY_LEN, KeyError, PresharedKey, PrivateKey};
 
 /// The name of the TUN device.
@@ -37,8 +37,11 @@ const MTU_MIN_IPV6: u16 = 1280;
 /// 65,535 less IPv6, UDP and WireGuard's own headers (40 + 8 + 32). In bytes.
 const MTU_MAX: u32 = 65_455;
 
-const ROOT: Keys =
-    Keys { section: "", known: &["interface", "filter", "gossip", "peer"], later: &["metrics"] };
+const ROOT: Keys = Keys {
+    section: "",
+    known: &["interface", "filter", "gossip", "docker", "peer"],
+    later: &["metrics"],
+};
 
 const INTERFACE: Keys = Keys {
     section: "[interface]",
@@ -58,6 +61,8 @@ const FILTER: Keys = Keys { section: "[filter]", known: &["allow"], later: &[] }
 
 const GOSSIP: Keys = Keys { section: "[gossip]", known: &["port", "resend"], later: &[] };
 
+const DOCKER: Keys = Keys { section: "[docker]", known: &["plugin"], later: &[] };
+
 /// Reads a configuration file and the key files that it names.
 ///
 /// # Errors
@@ -68,7 +73,12 @@ pub fn load(path: &Path, environment: &Environment) -> Result<Config, Errors> {
         Errors::of_file(path, complaint.hint("name the configuration file with --config"))
     })?;
     match str::from_utf8(&bytes) {
-        Ok(text) => parse(text, path, |file, kind| keyfile::read(file, kind, path, environment)),
+        Ok(text) => {
+            let read_key = |file: &Path, kind| keyfile::read(file, kind, path, environment);
+            let mut config = parse(text, path, read_key)?;
+            config.docker.plugin |= environment.docker_plugin;
+            Ok(config)
+        }
         Err(error) => {
             let good = bytes.get(..error.valid_up_to()).map(str::from_utf8);
             let good = good.and_then(Result::ok).unwrap_or_default();
@@ -110,6 +120,7 @@ fn read_document(
     let section = root.table("interface", &INTERFACE, report);
     let filter = filter(&root.table("filter", &FILTER, report), report);
     let gossip = gossip(&root.table("gossip", &GOSSIP, report), report);
+    let docker = docker(&root.table("docker", &DOCKER, report), report);
     let private_key = private_key(&section, read_key, report);
     let cluster_key = section
         .item("preshared_key_file")
@@ -132,7 +143,7 @@ fn read_document(
     }
     let interface = interface?;
     check_mtu(&section, &interface, &peers, report);
-    Some(Config { path: path.to_owned(), interface, peers, gossip, filter })
+    Some(Config { path: path.to_owned(), interface, peers, gossip, filter, docker })
 }
 
 fn interface(section: &Section<'_>, us: &Us<'_>, report: &mut Report<'_>) -> Option<Interface> {
@@ -215,6 +226,11 @@ fn gossip(section: &Section<'_>, report: &mut Report<'_>) -> Gossip {
         port: port.unwrap_or(DEFAULT_GOSSIP_PORT),
         resend: resend.map_or(DEFAULT_RESEND, |resend| resend.value),
     }
+}
+
+fn docker(section: &Section<'_>, report: &mut Report<'_>) -> Docker {
+    let plugin = section.item("plugin").and_then(|item| item.boolean(report));
+    Docker { plugin: plugin.unwrap_or(false) }
 }
 
 fn peer(
@@ -346,6 +362,7 @@ mod tests {
             }],
             gossip: Gossip { port: 9094, resend: Duration::from_secs(30) },
             filter: None,
+            docker: Docker { plugin: false },
         };
         assert_eq!(config, expected);
     }
@@ -353,6 +370,7 @@ mod tests {
     #[test]
     fn every_key_is_taken_as_it_is_written() {
         let text = "gossip.port = 9095 # dotted keys are TOML too\ngossip.resend = '1m'\n\
+            docker.plugin = true\n\
             [interface]\nname = \"am0\"\naddress = [\"fd00:99::1/64\", # ours\n]\nlisten_port = 51_000\n\
             mtu = 1440\nfwmark = 0xca6c\n"
             .to_owned()
@@ -362,7 +380,8 @@ mod tests {
                  persistent_keepalive = 25",
             )
             + &block(3, "endpoint = \"c.example:2\"\nallowed_ips = [\"fd00:99::3\"]\npersistent_keepalive = 0");
-        let Config { interface, peers, gossip, .. } = load_text(&text).unwrap();
+        let Config { interface, peers, gossip, docker, .. } = load_text(&text).unwrap();
+        assert!(docker.plugin);
         assert_eq!((gossip.port, gossip.resend), (9095, Duration::from_secs(60)));
         assert_eq!((interface.name.as_str(), interface.machine), ("am0", None));
         assert_eq!(interface.address, ["fd00:99::1/64".parse().unwrap()]);
@@ -424,8 +443,8 @@ mod tests {
             _ => line.to_owned(),
         };
         let written_out: Vec<_> = example.lines().map(line).collect();
-        for key in INTERFACE.known.iter().chain(FILTER.known).chain(GOSSIP.known).chain(PEER.known)
-        {
+        let sections = [INTERFACE, FILTER, GOSSIP, DOCKER, PEER];
+        for key in sections.iter().flat_map(|section| section.known) {
             let shown = written_out.iter().any(|line| line.starts_with(&format!("{key} = ")));
             assert!(shown, "the example does not show {key}");
         }

@@ -35,6 +35,8 @@ pub use load::load;
 pub struct Environment {
     /// `$CREDENTIALS_DIRECTORY`: where systemd puts the secrets of a service.
     pub credentials_directory: Option<PathBuf>,
+    /// Whether the engine's network driver is asked for by the command, whatever the file says.
+    pub docker_plugin: bool,
 }
 
 /// A configuration in which nothing is missing and nothing is wrong, as one machine sees it.
@@ -50,6 +52,8 @@ pub struct Config {
     pub gossip: Gossip,
     /// What may pass to and from peers without a list of their own; none is everything.
     pub filter: Option<Allow>,
+    /// The container engine.
+    pub docker: Docker,
 }
 
 /// This machine: `[interface]`, filled up from our own `[[peer]]` block.
@@ -124,4 +128,11 @@ pub struct Gossip {
     pub port: u16,
     /// For how long gossip to a silent peer is kept to be sent again; zero is off.
     pub resend: Duration,
+}
+
+/// `[docker]`: the container engine.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Docker {
+    /// Whether hushwire is a network driver of the engine: a container gets the interface, not the machine.
+    pub plugin: bool,
 }

@@ -13,6 +13,8 @@ pub enum Error {
     Control(BindError),
     /// The underlay port cannot be opened; the error names the port and the cure.
     Underlay(io::Error),
+    /// The network driver's socket cannot be made.
+    Driver(BindError),
     /// The overlay interface cannot be made.
     Attach(AttachError),
     /// A descriptor that the environment names by this variable is not what it should be.
@@ -27,6 +29,13 @@ impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Error::Control(error) => error.fmt(f),
+            Error::Driver(BindError::InUse(path)) => write!(
+                f,
+                "another hushwire serves {}; a machine has one network driver: stop that one, or take \
+                 `plugin = true` out of [docker]",
+                path.display()
+            ),
+            Error::Driver(error) => write!(f, "network driver: {error}"),
             Error::Attach(error) => error.fmt(f),
             Error::Underlay(error) => error.fmt(f),
             Error::Adopt(variable, error) => write!(f, "{variable}: {error}"),

@@ -93,6 +93,13 @@ impl Keeping {
         }
     }
 
+    /// Has nothing held any more: the interface is to go.
+    pub(super) fn let_go(&self) {
+        if let Some(keeper) = &self.keeper {
+            let _ = keeper.get_ref().let_go(self.patience);
+        }
+    }
+
     /// Takes a reloaded configuration.
     pub(super) fn reload(&mut self, config: &Config) {
         let before = std::mem::replace(&mut self.patience, config.gossip.resend);

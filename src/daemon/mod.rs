@@ -15,6 +15,7 @@ mod follow;
 mod keeper;
 mod names;
 mod overlay;
+mod plugin;
 mod report;
 mod service;
 
@@ -45,6 +46,7 @@ use clock::Clock;
 use control::{PREDECESSOR_PATIENCE, PREDECESSOR_POLL};
 use keeper::Keeping;
 use names::{Names, Resolved};
+use plugin::Plugin;
 
 /// Until the interface is made anew when that failed after it was deleted.
 const ATTACH_RETRY: Duration = Duration::from_secs(1);
@@ -114,6 +116,8 @@ struct Daemon {
     answering: BTreeSet<PublicKey>,
     /// The file has errors since it was loaded.
     refused: bool,
+    /// The interface is in a container, or nowhere, if there is one.
+    plugin: Option<Plugin>,
     clock: Clock,
 }
 
@@ -150,17 +154,29 @@ impl Daemon {
             None => keeper::inherit(&config.interface.name, &config.path).await,
         };
         let keeping = Keeping::start(keeper, &config);
-        let attachment = match kept.and_then(|tun| adopt(tun, &request)) {
-            Some(attachment) => attachment,
-            None => {
-                // One that is kept in vain would have the name.
-                service.forget_tun();
-                attach::attach(&request).map_err(Error::Attach)?
-            }
+        let (tun, (attached, guard), plugin) = if config.docker.plugin {
+            let (tun, plugin) = Plugin::start(kept, &request)?;
+            (tun, plugin.attached(), Some(plugin))
+        } else {
+            let attachment = match kept.and_then(|tun| adopt(tun, &request)) {
+                Some(attachment) => attachment,
+                None => {
+                    // One that is kept in vain would have the name.
+                    service.forget_tun();
+                    attach::attach(&request).map_err(Error::Attach)?
+                }
+            };
+            let attached = Attached::Yes { place: attachment.place };
+            (Some(attachment.tun), (attached, attachment.guard), None)
         };
         service.forget_the_rest();
-        service.keep_tun(&attachment.tun);
-        keeping.hold(&attachment.tun);
+        match &tun {
+            Some(tun) => {
+                service.keep_tun(tun);
+                keeping.hold(tun);
+            }
+            None => service.forget_tun(),
+        }
 
         // The loop starts last, with everything in place: what peers sent meanwhile waits in the
         // socket, and the handshakes that it starts find the interface there.
@@ -170,13 +186,12 @@ impl Daemon {
         device.apply(Clock::now(), changes);
         let (notify, notices) = mpsc::unbounded_channel();
         let fwmark = config.interface.fwmark;
-        let plane = dataplane::start(device, udp, fwmark, Some(attachment.tun), notify)
+        let plane = dataplane::start(device, udp, fwmark, tun, notify)
             .map_err(|error| Error::Start("the packet loop", error))?;
 
         let (call, calls) = mpsc::channel(16);
         tokio::spawn(listener.serve(call));
 
-        let attached = Attached::Yes { place: attachment.place };
         service.feed_watchdog(plane.pulse());
         let mut daemon = Self {
             config,
@@ -184,10 +199,11 @@ impl Daemon {
             plane,
             names,
             attached,
-            guard: attachment.guard,
+            guard,
             request,
             keeping,
             service,
+            plugin,
             answering: BTreeSet::new(),
             refused: false,
             clock,
@@ -201,7 +217,8 @@ impl Daemon {
             mtu,
             listen_port = interface.listen_port,
             peers = daemon.config.peers.len(),
-            "overlay up"
+            "{}",
+            if daemon.plugin.is_some() { "network driver ready" } else { "overlay up" }
         );
         let carrier = Carrier::watch();
         Ok((daemon, Inputs { notices, calls, resolved, carrier, terminate, interrupt, reload }))
@@ -232,6 +249,7 @@ impl Daemon {
                 Some(resolved) = inputs.resolved.recv() => self.resolved(resolved).await,
                 notice = inputs.notices.recv() => match notice {
                     Some(Notice::Peer(event)) => self.peer_event(event),
+                    Some(Notice::TunGone) if self.plugin.is_some() => self.plugin_tun_gone().await,
                     Some(Notice::TunGone) => {
                         warn!(interface = self.config.interface.name, "overlay interface deleted");
                         self.service.forget_tun();
@@ -242,7 +260,8 @@ impl Daemon {
                 },
                 index = inputs.carrier.back() => carrier::ask_neighbours_anew(index),
                 () = self.keeping.ended() => self.keeping.give_up(),
-                () = tokio::time::sleep(ATTACH_RETRY), if !self.attached.is_attached() => {
+                event = Plugin::next(&mut self.plugin) => self.plugin_event(event).await,
+                () = tokio::time::sleep(ATTACH_RETRY), if self.must_attach() => {
                     self.attach_again().await;
                 }
             }
@@ -280,7 +299,7 @@ impl Daemon {
         let peers = &self.config.peers;
         self.answering.retain(|key| peers.iter().any(|peer| peer.public_key == *key));
         self.keeping.reload(&self.config);
-        self.reshape(mtu);
+        self.reshape(mtu).await;
         self.names.follow(&self.config);
         info!(changes = count, peers = self.config.peers.len(), "configuration reloaded");
         true
@@ -305,7 +324,7 @@ impl Daemon {
         change.endpoints = Some(addresses.endpoints);
         let mtu = overlay::mtu(&self.config, &self.names.endpoints(&self.config));
         if self.plane.apply(vec![Change::Peer(change), Change::Mtu(mtu)]).await.is_ok() {
-            self.reshape(mtu);
+            self.reshape(mtu).await;
         }
     }
 
@@ -334,9 +353,11 @@ impl Daemon {
     }
 
     /// Brings the interface from what it was asked to be to what the configuration says now.
-    fn reshape(&mut self, mtu: u16) {
+    async fn reshape(&mut self, mtu: u16) {
         let request = overlay::request(&self.config, mtu);
-        if let Attached::Yes { place } = self.attached
+        if self.plugin.is_some() {
+            self.plugin_reshape(&request).await;
+        } else if let Attached::Yes { place } = self.attached
             && request != self.request
         {
             match attach::reconfigure(place, &self.request, &request) {
@@ -364,6 +385,11 @@ impl Daemon {
             Ok(Err(error)) => Attached::missing(&self.attached, error.to_string()),
             Err(error) => Attached::missing(&self.attached, error.to_string()),
         };
+    }
+
+    /// Whether the interface is missing, and ours to make.
+    fn must_attach(&self) -> bool {
+        self.plugin.is_none() && !self.attached.is_attached()
     }
 
     /// What a peer is called in log lines: its name, else its public key.

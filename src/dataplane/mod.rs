@@ -93,6 +93,7 @@ enum Command {
     Underlay(oneshot::Sender<(u16, Vec<(Family, OwnedFd)>)>),
     Beat(oneshot::Sender<()>),
     Attach(Tun),
+    Detach,
     Listen(bool, oneshot::Sender<io::Result<()>>),
     Stop,
 }
@@ -145,6 +146,11 @@ impl Handle {
     /// Reads from and writes to this TUN from now on; the one before is closed.
     pub fn attach(&self, tun: Tun) {
         self.command(Command::Attach(tun));
+    }
+
+    /// Closes the TUN. The sessions stay; what peers send meanwhile is dropped.
+    pub fn detach(&self) {
+        self.command(Command::Detach);
     }
 
     /// Opens the underlay sockets, or closes them: as the interface of a bare device goes up and down. The
@@ -401,6 +407,7 @@ impl Dataplane {
                     self.device.set_offload(tun.offload());
                     self.ports.tun = Some(tun);
                 }
+                Ok(Command::Detach) => self.ports.tun = None,
                 Ok(Command::Listen(open, reply)) => {
                     let _ = reply.send(self.listen(now, open));
                 }

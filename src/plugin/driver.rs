@@ -315,10 +315,12 @@ fn prefix(interface: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::sys::netns::Namespace;
 
     fn overlay() -> AttachRequest {
         let nets = |texts: &[&str]| texts.iter().map(|text| text.parse().unwrap()).collect();
         AttachRequest {
+            namespace: Namespace::Own,
             name: "hush0".into(),
             addresses: nets(&["10.99.0.1/32", "fd99::1/128"]),
             routes: nets(&["10.99.0.2/32", "10.98.0.0/24", "fd99::2/128"]),

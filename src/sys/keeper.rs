@@ -35,7 +35,7 @@ mod process;
 mod word {
     /// Hushwire ends as it should: so does its keeper.
     pub(super) const GOODBYE: u8 = b'B';
-    /// A TUN to hold instead of the one before; then for how long, in milliseconds.
+    /// A TUN to hold instead of the one before, or none; then for how long, in milliseconds.
     pub(super) const HOLD: u8 = b'H';
     /// Only for how long.
     pub(super) const PATIENCE: u8 = b'P';
@@ -98,6 +98,15 @@ impl Keeper {
     /// `EPIPE` when the keeper was killed.
     pub fn hold(&self, tun: BorrowedFd<'_>, patience: Duration) -> io::Result<()> {
         self.tell(word::HOLD, patience, Some(tun))
+    }
+
+    /// Has it close the TUN that it holds.
+    ///
+    /// # Errors
+    ///
+    /// `EPIPE` when the keeper was killed.
+    pub fn let_go(&self, patience: Duration) -> io::Result<()> {
+        self.tell(word::HOLD, patience, None)
     }
 
     /// Changes for how long it will hold the TUN.

@@ -4,9 +4,11 @@
 //! Every engine, image, container and network is one test's own, see `support::docker`.
 //!
 //! - [`engine`]: the harness itself
+//! - [`driver`]: the network driver
 #![allow(clippy::disallowed_methods, reason = "a test reads the clock and the environment")]
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a test says what it measured")]
 
+mod driver;
 mod engine;
 #[expect(dead_code, reason = "other suites use the rest of it")]
 #[path = "../support/mod.rs"]

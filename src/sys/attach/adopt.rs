@@ -26,7 +26,7 @@ pub fn adopt(fd: OwnedFd, request: &AttachRequest) -> Result<Attachment, AttachE
     inside(request, |namespace| adopt_here(fd, request, namespace))
 }
 
-fn adopt_here(
+pub(super) fn adopt_here(
     fd: OwnedFd,
     request: &AttachRequest,
     namespace: netns::Id,

@@ -7,29 +7,30 @@
 //! The descriptor stays with this process all the time. Called by `daemon::plugin`; everything blocks.
 
 use std::collections::BTreeSet;
-use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::Path;
+use std::path::PathBuf;
 
 use ipnet::IpNet;
 
+use super::adopt::adopt_here;
 use super::{
-    AttachError, AttachRequest, Attachment, Work, add_fail_closed, adopt, attach, claim, find,
-    guard, reconfigure, refused, replace,
+    AttachError, AttachRequest, Attachment, Place, Work, add_fail_closed, attach, claim, find,
+    guard, reconfigure_here, refused, replace,
 };
 use crate::sys::guard::Guard;
-use crate::sys::interface::{TunWatch, inside};
+use crate::sys::interface::TunWatch;
 use crate::sys::netlink::Netlink;
-use crate::sys::tun;
+use crate::sys::netns::{self, Namespace};
+use crate::sys::tun::{self, Tun};
 
 /// Makes a TUN for an engine to move, in the network namespace of the calling thread: sized, without
-/// addresses, and down.
+/// addresses, and down; with its index.
 ///
 /// # Errors
 ///
 /// See [`AttachError`].
-pub fn prepare(request: &AttachRequest) -> Result<Attachment, AttachError> {
+pub fn prepare(request: &AttachRequest) -> Result<(Tun, u32), AttachError> {
     let interface = request.name.as_str();
     let mut kernel = Netlink::open().map_err(|error| refused(interface, error))?;
     let device = tun::open_device()
@@ -40,7 +41,7 @@ pub fn prepare(request: &AttachRequest) -> Result<Attachment, AttachError> {
     }
     let index = find(&mut kernel, interface)?.index;
     Work { kernel, interface, index }.prepare(request.mtu)?;
-    Ok(Attachment { tun, index, guard: Guard::default() })
+    Ok((tun, index))
 }
 
 /// Has the peers' prefixes fail closed, and guards the addresses, in the namespace where the engine has
@@ -50,7 +51,7 @@ pub fn prepare(request: &AttachRequest) -> Result<Attachment, AttachError> {
 ///
 /// See [`AttachError`].
 pub fn close(watch: &TunWatch, request: &AttachRequest) -> Result<Guard, AttachError> {
-    there(watch, request, || with_ipv6_if_there(request, close_here))
+    there(watch, request, |_| with_ipv6_if_there(request, close_here))
 }
 
 fn close_here(request: &AttachRequest) -> Result<Guard, AttachError> {
@@ -62,8 +63,8 @@ fn close_here(request: &AttachRequest) -> Result<Guard, AttachError> {
 /// What the engine has made of an interface.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Finished {
-    /// Its index in the container.
-    pub index: u32,
+    /// Where it is.
+    pub place: Place,
     /// What keeps neighbours on the container's other interfaces from its addresses.
     pub guard: Guard,
     /// What of the request holds there: IPv6 may be switched off.
@@ -81,7 +82,7 @@ pub fn finish(
     request: &AttachRequest,
     told: &BTreeSet<IpNet>,
 ) -> Result<Option<Finished>, AttachError> {
-    there(watch, request, || {
+    there(watch, request, |namespace| {
         let sight = watch.look().map_err(|error| unfit(request, error))?;
         let Some(sight) = sight else {
             return Err(unfit(request, io::Error::other("it was deleted")));
@@ -97,6 +98,7 @@ pub fn finish(
             return Ok(None);
         }
         let present = AttachRequest {
+            namespace: Namespace::Own,
             name: sight.name.clone(),
             addresses: sight.addresses,
             routes,
@@ -105,13 +107,13 @@ pub fn finish(
         let wanted = AttachRequest { name: sight.name, ..request.clone() };
         let (guard, request) = with_ipv6_if_there(&wanted, |wanted| {
             close_here(wanted)?;
-            Ok((reconfigure(index, &present, wanted)?, wanted.clone()))
+            Ok((reconfigure_here(index, &present, wanted)?, wanted.clone()))
         })?;
-        Ok(Some(Finished { index, guard, request }))
+        Ok(Some(Finished { place: Place { namespace, index }, guard, request }))
     })
 }
 
-/// Changes an interface where it is, as [`reconfigure`] does here.
+/// Changes an interface where it is, as [`reconfigure`](super::reconfigure) does.
 ///
 /// # Errors
 ///
@@ -121,12 +123,12 @@ pub fn reshape(
     was: &Finished,
     request: &AttachRequest,
 ) -> Result<Finished, AttachError> {
-    there(watch, request, || {
+    there(watch, request, |_| {
         let wanted = AttachRequest { name: was.request.name.clone(), ..request.clone() };
         let (guard, request) = with_ipv6_if_there(&wanted, |wanted| {
-            Ok((reconfigure(was.index, &was.request, wanted)?, wanted.clone()))
+            Ok((reconfigure_here(was.place.index, &was.request, wanted)?, wanted.clone()))
         })?;
-        Ok(Finished { index: was.index, guard, request })
+        Ok(Finished { place: was.place, guard, request })
     })
 }
 
@@ -134,22 +136,18 @@ pub fn reshape(
 ///
 /// # Errors
 ///
-/// See [`AttachError`]; [`AttachError::NotAdopted`] when there is no such namespace.
+/// See [`AttachError`].
 pub fn attach_in(
-    sandbox: &Path,
+    sandbox: PathBuf,
     request: &AttachRequest,
 ) -> Result<(Attachment, Finished), AttachError> {
-    let namespace = File::open(sandbox).map(OwnedFd::from);
-    let entered = namespace.and_then(|namespace| {
-        inside(&namespace, || {
-            Ok(with_ipv6_if_there(request, |wanted| {
-                let attachment = attach(wanted)?;
-                let (index, guard) = (attachment.index, attachment.guard);
-                Ok((attachment, Finished { index, guard, request: wanted.clone() }))
-            }))
-        })
-    });
-    entered.unwrap_or_else(|error| Err(unfit(request, error)))
+    let request = AttachRequest { namespace: Namespace::File(sandbox), ..request.clone() };
+    with_ipv6_if_there(&request, |wanted| attach(wanted).map(|made| with_request(made, wanted)))
+}
+
+fn with_request(made: Attachment, wanted: &AttachRequest) -> (Attachment, Finished) {
+    let (place, guard) = (made.place, made.guard);
+    (made, Finished { place, guard, request: wanted.clone() })
 }
 
 /// Takes over an interface that is in a container, with the packets that wait in it. One that is in our own
@@ -168,12 +166,10 @@ pub fn adopt_there(
         return Err(unfit(request, io::Error::other("no container has it")));
     }
     let request = AttachRequest { name: interface.name, ..request.clone() };
-    there(&watch, &request, || {
+    there(&watch, &request, |namespace| {
         with_ipv6_if_there(&request, |wanted| {
             let copy = fd.try_clone().map_err(|error| unfit(wanted, error))?;
-            let attachment = adopt(copy, wanted)?;
-            let (index, guard) = (attachment.index, attachment.guard);
-            Ok((attachment, Finished { index, guard, request: wanted.clone() }))
+            adopt_here(copy, wanted, namespace).map(|made| with_request(made, wanted))
         })
     })
 }
@@ -182,10 +178,15 @@ pub fn adopt_there(
 fn there<T: Send>(
     watch: &TunWatch,
     request: &AttachRequest,
-    run: impl FnOnce() -> Result<T, AttachError> + Send,
+    work: impl FnOnce(netns::Id) -> Result<T, AttachError> + Send,
 ) -> Result<T, AttachError> {
     let namespace = watch.namespace().map_err(|error| unfit(request, error))?;
-    inside(&namespace, || Ok(run())).unwrap_or_else(|error| Err(unfit(request, error)))
+    let done = netns::entered(namespace.as_fd(), || {
+        let id = netns::identify(&Namespace::Own)
+            .map_err(|error| AttachError::Namespace { interface: request.name.clone(), error })?;
+        work(id)
+    });
+    done.unwrap_or_else(|error| Err(unfit(request, error)))
 }
 
 /// An engine switches IPv6 off in a container that has no network with it: what is IPv6 is left out then.
@@ -197,6 +198,7 @@ fn with_ipv6_if_there<T>(
         Err(AttachError::Ipv6Disabled { .. }) if request.addresses.iter().any(is_ipv4) => {
             let only = |nets: &[IpNet]| nets.iter().copied().filter(is_ipv4).collect();
             run(&AttachRequest {
+                namespace: request.namespace.clone(),
                 name: request.name.clone(),
                 addresses: only(&request.addresses),
                 routes: only(&request.routes),
