@@ -22,6 +22,9 @@ _hushwire() {
             hushwire,check)
                 cmd="hushwire__subcmd__check"
                 ;;
+            hushwire,docker-plugin)
+                cmd="hushwire__subcmd__docker__subcmd__plugin"
+                ;;
             hushwire,genkey)
                 cmd="hushwire__subcmd__genkey"
                 ;;
@@ -50,7 +53,7 @@ _hushwire() {
 
     case "${cmd}" in
         hushwire)
-            opts="-f -h -V --foreground --help --version up check status wait init alertmanager-flags genkey pubkey genpsk"
+            opts="-f -h -V --foreground --help --version up docker-plugin check status wait init alertmanager-flags genkey pubkey genpsk"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 1 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -90,6 +93,28 @@ _hushwire() {
             case "${prev}" in
                 --config)
                     COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        hushwire__subcmd__docker__subcmd__plugin)
+            opts="-h --config --log-level --help"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                --config)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --log-level)
+                    COMPREPLY=($(compgen -W "silent error warn info debug trace" -- "${cur}"))
                     return 0
                     ;;
                 *)

@@ -28,6 +28,7 @@ complete -c hushwire -n "__fish_hushwire_needs_command" -s f -l foreground -d 'W
 complete -c hushwire -n "__fish_hushwire_needs_command" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c hushwire -n "__fish_hushwire_needs_command" -s V -l version -d 'Print version'
 complete -c hushwire -n "__fish_hushwire_needs_command" -a "up" -d 'Run the tunnel, in the foreground'
+complete -c hushwire -n "__fish_hushwire_needs_command" -a "docker-plugin" -d 'Run the tunnel as a network driver of the container engine'
 complete -c hushwire -n "__fish_hushwire_needs_command" -a "check" -d 'Validate the configuration; changes nothing'
 complete -c hushwire -n "__fish_hushwire_needs_command" -a "status" -d 'Show peers, sessions, traffic and dropped packets'
 complete -c hushwire -n "__fish_hushwire_needs_command" -a "wait" -d 'Wait until the overlay is ready: for start scripts and health checks'
@@ -44,6 +45,14 @@ info\t'Peers and the overlay, up or down'
 debug\t'Why something was not done'
 trace\t'Single packets'"
 complete -c hushwire -n "__fish_hushwire_using_subcommand up" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c hushwire -n "__fish_hushwire_using_subcommand docker-plugin" -l config -d 'The configuration file' -r -F
+complete -c hushwire -n "__fish_hushwire_using_subcommand docker-plugin" -l log-level -d 'How much to log [default: $LOG_LEVEL, else info]' -r -f -a "silent\t'Nothing'
+error\t'What made it stop'
+warn\t'Odd, but it goes on'
+info\t'Peers and the overlay, up or down'
+debug\t'Why something was not done'
+trace\t'Single packets'"
+complete -c hushwire -n "__fish_hushwire_using_subcommand docker-plugin" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c hushwire -n "__fish_hushwire_using_subcommand check" -l config -d 'The configuration file' -r -F
 complete -c hushwire -n "__fish_hushwire_using_subcommand check" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c hushwire -n "__fish_hushwire_using_subcommand status" -l interface -d 'The interface of the running hushwire [default: as configured, else hush0]' -r
