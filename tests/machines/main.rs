@@ -17,12 +17,14 @@
 //! - [`names`]: endpoints that are names
 //! - [`hostile`]: junk, forgeries and replays at the underlay port
 //! - [`stranger`]: a neighbour without a key who goes past the tunnel; what it sends is [`crafted`]
+//! - [`closed`]: the interface goes while somebody plays the gateway, and no gossip leaves in clear
 //! - [`lifecycle`]: reload, left-overs, second daemons, descriptors, memory
 #![allow(clippy::disallowed_methods, reason = "a test reads the clock and the environment")]
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a test says what it measured")]
 
 mod bare;
 mod bare_settings;
+mod closed;
 mod cluster;
 mod crafted;
 mod hostile;
