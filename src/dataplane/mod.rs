@@ -28,6 +28,7 @@ use tokio::sync::oneshot;
 use tracing::{debug, trace};
 
 use crate::offload::{Offload, VnetHeader};
+use crate::sys::pages::Pages;
 use crate::sys::poll::{self, Waker};
 use crate::sys::tun::{self, Tun};
 use crate::sys::udp::{Family, ReceiveBatch, Udp};
@@ -39,7 +40,7 @@ mod pace;
 mod ports;
 
 use backlog::{Backlog, Waiting};
-use pace::{Pace, Wakeup};
+use pace::Pace;
 use ports::Ports;
 
 /// Packets taken from one descriptor before the others have their turn, and bytes that are sealed or opened
@@ -220,7 +221,7 @@ pub fn start(
         ports: Ports { udp, tun, notices },
         commands,
         waker: waker.clone(),
-        buffer: vec![0; BUFFER],
+        buffer: Pages::new(BUFFER),
         backlog: Backlog::default(),
         received: ReceiveBatch::new(RECEIVE_BATCH, BUFFER),
         pace: Pace::new(),
@@ -238,7 +239,7 @@ struct Dataplane {
     listening: bool,
     commands: mpsc::Receiver<Command>,
     waker: Arc<Waker>,
-    buffer: Vec<u8>,
+    buffer: Pages,
     backlog: Backlog,
     received: ReceiveBatch,
     pace: Pace,
@@ -252,7 +253,8 @@ impl Dataplane {
         self.ports.drain(&mut self.device, now);
         loop {
             let timeout = if self.backlog.is_empty() {
-                self.device.next_timeout().map(|at| at.saturating_duration_since(now))
+                let next = [self.device.next_timeout(), self.backlog.shrinks_at()];
+                next.into_iter().flatten().min().map(|at| at.saturating_duration_since(now))
             } else {
                 Some(Duration::ZERO)
             };
@@ -269,9 +271,8 @@ impl Dataplane {
                 std::thread::sleep(WAIT_FAILED);
                 continue;
             };
-            if self.pace.woke(now) == Wakeup::Idle {
-                self.backlog.shrink();
-            }
+            self.pace.woke(now);
+            self.backlog.shrink(now);
             self.device.handle_timeout(now);
             self.ports.drain(&mut self.device, now);
             for (ready, family) in [(v4, Family::V4), (v6, Family::V6)] {

@@ -10,21 +10,8 @@ use super::BATCH;
 /// A wakeup that comes this soon after the one before, beside the work in between, found something waiting:
 /// a lone datagram takes the loop 5 to 10 µs, most of it in the kernel.
 const LONE: Duration = Duration::from_micros(20);
-/// A pause that no transfer makes between two packets.
-const IDLE: Duration = Duration::from_millis(100);
 /// The work for a byte, generously: sealing or opening it takes half a nanosecond.
 const NANOSECONDS_PER_BYTE: u64 = 2;
-
-/// What a wakeup found.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Wakeup {
-    /// What had been waiting.
-    Busy,
-    /// Something that came after a pause.
-    Lone,
-    /// Something that came after a long pause: the burst before it is over.
-    Idle,
-}
 
 /// How many packets to take.
 #[derive(Debug)]
@@ -41,17 +28,13 @@ impl Pace {
     }
 
     /// Called at each wakeup.
-    pub(super) fn woke(&mut self, now: Instant) -> Wakeup {
+    pub(super) fn woke(&mut self, now: Instant) {
         let work = Duration::from_nanos(NANOSECONDS_PER_BYTE * self.bytes as u64);
         let before = self.woke.replace(now);
         self.bytes = 0;
         let pause = before.map(|before| now.saturating_duration_since(before));
-        if pause.is_some_and(|pause| pause < LONE + work) {
-            self.quota = (self.quota * 2).min(BATCH);
-            return Wakeup::Busy;
-        }
-        self.quota = 1;
-        if pause.is_some_and(|pause| pause < IDLE) { Wakeup::Lone } else { Wakeup::Idle }
+        let busy = pause.is_some_and(|pause| pause < LONE + work);
+        self.quota = if busy { (self.quota * 2).min(BATCH) } else { 1 };
     }
 
     /// Tells that so many bytes were handled.

@@ -23,6 +23,7 @@ mod message;
 pub mod netlink;
 pub mod netns;
 pub mod notify;
+pub mod pages;
 pub mod poll;
 pub mod rights;
 pub mod tun;
