@@ -30,6 +30,7 @@ use tracing::{debug, trace};
 use crate::offload::{Offload, VnetHeader};
 use crate::sys::pages::Pages;
 use crate::sys::poll::{self, Waker};
+use crate::sys::scheduling;
 use crate::sys::tun::{self, Tun};
 use crate::sys::udp::{Family, ReceiveBatch, Udp};
 use crate::wireguard::{Change, Device, Event, Snapshot};
@@ -249,6 +250,9 @@ struct Dataplane {
 impl Dataplane {
     #[expect(clippy::disallowed_methods, reason = "this is the loop: it takes the time for all")]
     fn run(&mut self) {
+        if let Err(error) = scheduling::take_short_slices() {
+            debug!(%error, "the packet loop runs when the scheduler likes");
+        }
         let mut now = Instant::now();
         self.ports.drain(&mut self.device, now);
         loop {

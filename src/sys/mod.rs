@@ -26,6 +26,7 @@ pub mod notify;
 pub mod pages;
 pub mod poll;
 pub mod rights;
+pub mod scheduling;
 pub mod tun;
 pub mod udp;
 
