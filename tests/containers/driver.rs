@@ -12,17 +12,21 @@
 //! ```
 
 use std::fs::File;
-use std::io::{Read, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
+use std::process::{Child, Stdio};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use nix::sched::{CloneFlags, setns};
 use serde_json::Value;
 
-use crate::support::docker::Docker;
+use crate::support::alertmanager::Alertmanager;
+use crate::support::docker::{ALERTMANAGER, Docker, Events};
 use crate::support::lab::{Family, Lab};
 use crate::support::machine::Machine;
 use crate::support::tunnel::{Identity, Tunnel, shared_file};
-use crate::support::{seconds, wait_for};
+use crate::support::{millis, seconds, wait_for};
 
 const PLUGIN: &str = "[docker]\nplugin = true";
 const GOSSIP: &[&str] = &["--network", "gossip"];
@@ -112,4 +116,186 @@ fn a_cluster_forms_by_the_network_driver_with_stock_flags() {
         assert!(docker.inside("am", "ip", &["link", "show", "hush0"]).contains("mtu 1440"));
         assert!(!docker.machine().has_interface("hush0"), "the interface is on the machine");
     }
+}
+
+/// How often each kind of restart is repeated; HUSHWIRE_ROUNDS says it otherwise.
+fn rounds() -> usize {
+    std::env::var("HUSHWIRE_ROUNDS").ok().and_then(|count| count.parse().ok()).unwrap_or(1)
+}
+
+fn now() -> Duration {
+    SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970")
+}
+
+/// Echoes from machine2, every 10 ms, with the times at which they were answered.
+struct Echoes {
+    ping: Child,
+    answered: Arc<Mutex<Vec<Duration>>>,
+}
+
+impl Echoes {
+    fn start(from: &Machine, to: &str) -> Self {
+        let mut command = from.command("ping");
+        command.args(["-n", "-D", "-i", "0.01", to]).stdin(Stdio::null()).stdout(Stdio::piped());
+        let mut ping = command.spawn().expect("cannot start ping");
+        let output = BufReader::new(ping.stdout.take().expect("stdout is a pipe"));
+        let answered = Arc::new(Mutex::new(Vec::new()));
+        let list = answered.clone();
+        std::thread::spawn(move || {
+            for line in output.lines().map_while(Result::ok).filter(|line| line.contains("time=")) {
+                let time =
+                    line.trim_start_matches('[').split(']').next().and_then(|at| at.parse().ok());
+                list.lock().expect("no panic").extend(time.map(Duration::from_secs_f64));
+            }
+        });
+        Self { ping, answered }
+    }
+
+    /// The first answer after the last silence since then, once answers come again.
+    #[track_caller]
+    fn first_after_silence(&self, since: Duration) -> Duration {
+        let what = "echoes to be answered again";
+        wait_for(what, seconds(30), || {
+            let answered = self.answered.lock().expect("no panic").clone();
+            let later: Vec<_> = answered.into_iter().filter(|at| *at > since).collect();
+            let pairs = later.windows(2).rev();
+            // What is answered until the container has stopped does not count.
+            pairs.filter(|pair| pair[1] - pair[0] > millis(80)).map(|pair| pair[1]).next()
+        })
+        .0
+    }
+}
+
+impl Drop for Echoes {
+    fn drop(&mut self) {
+        let _ = self.ping.kill();
+        let _ = self.ping.wait();
+    }
+}
+
+/// Starts of one kind, in milliseconds from the engine's event to the first packet through the overlay.
+fn print_times(what: &str, mut times: Vec<f64>) {
+    times.sort_by(f64::total_cmp);
+    let (median, worst) = (times[times.len() / 2], times[times.len() - 1]);
+    println!(
+        "{what}: {} times; first packet through the overlay {median:.0} ms after the engine's start event \
+         (median), {worst:.0} ms (worst); less than 0 is before it",
+        times.len()
+    );
+}
+
+/// One start: what was done, then the container has its overlay, its Alertmanager runs and gossips.
+#[track_caller]
+fn check_start(
+    docker: &Docker<'_>,
+    tunnel: &Tunnel<'_>,
+    echoes: &Echoes,
+    events: &Events,
+    start: impl FnOnce(),
+) -> f64 {
+    let (since, begun) = (now(), Instant::now());
+    let before = tunnel.peer("machine2").handshake_age_seconds.expect("there is a session");
+    start();
+    let event = events.started("am");
+    let first = echoes.first_after_silence(since);
+    wait_for("the Alertmanager to see its peer", seconds(20), || {
+        assert!(docker.pid("am").is_some(), "it has ended:\n{}", docker.logs("am"));
+        members(docker, "am").filter(|members| members == BOTH)
+    });
+    assert!(!docker.logs("am").contains("cannot assign requested address"));
+    assert_eq!(docker.inspect("am", "{{.RestartCount}}"), "0");
+    let after = tunnel.peer("machine2").handshake_age_seconds.expect("there is a session");
+    let passed = begun.elapsed().as_secs_f64();
+    // WireGuard itself makes a new one every 120 s.
+    assert!(after + 0.5 > before + passed || before + passed > 110.0, "a handshake was needed");
+    first.as_secs_f64() * 1e3 - event as f64 / 1e6
+}
+
+#[test]
+fn a_container_has_its_overlay_on_every_start_without_a_new_handshake() {
+    let lab = Lab::new(2);
+    let identities = Identity::all(2, Family::V4, &[Family::V4]);
+    let (tunnel, docker) = driver(lab.machine(1), &identities, &[]);
+    let mut other = Tunnel::start(lab.machine(2), &identities[1], &shared_file("", &identities));
+    other.wait_until_attached();
+    let _member = Alertmanager::start(lab.machine(2), &other.alertmanager_flags());
+    let flags = tunnel.alertmanager_flags();
+    docker.run_alertmanager("am", GOSSIP, &flags);
+    let (events, echoes) = (docker.events(), Echoes::start(lab.machine(2), "10.99.0.1"));
+    wait_for_members(&docker, "am", BOTH);
+
+    let rounds = rounds();
+    let start = |start: &dyn Fn()| check_start(&docker, &tunnel, &echoes, &events, start);
+    let restart = || drop(docker.cli(&["restart", "am"]));
+    print_times("docker restart", (0..rounds).map(|_| start(&restart)).collect());
+    let stop_and_start = || {
+        docker.cli(&["stop", "am"]);
+        let status = tunnel.status().interface;
+        assert_eq!((status.attached, status.detail.starts_with("detached: ")), (false, true));
+        assert!(!lab.machine(1).has_interface("hush0"), "the interface is left on the machine");
+        docker.cli(&["start", "am"]);
+    };
+    print_times("docker stop and start", (0..rounds).map(|_| start(&stop_and_start)).collect());
+    let remove_and_run = || {
+        docker.cli(&["rm", "--force", "am"]);
+        assert!(!lab.machine(1).has_interface("hush0"), "the interface is left on the machine");
+        docker.run_alertmanager("am", GOSSIP, &flags);
+    };
+    print_times("docker rm and run", (0..rounds).map(|_| start(&remove_and_run)).collect());
+}
+
+/// What `docker` says when it refuses.
+#[track_caller]
+fn refusal(docker: &Docker<'_>, arguments: &[&str]) -> String {
+    let output = docker.attempt(arguments);
+    assert!(!output.status.success(), "{arguments:?} was not refused");
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+#[test]
+fn what_a_container_cannot_have_is_refused_in_words() {
+    let machine = Machine::new("machine1");
+    let identities = Identity::all(2, Family::V4, &[Family::V4]);
+    let (tunnel, docker) = driver(&machine, &identities, &[]);
+    docker.run_alertmanager("am", GOSSIP, &tunnel.alertmanager_flags());
+    let network = docker.cli(&["network", "inspect", "--format", "{{.Id}}", "gossip"]);
+
+    let second = refusal(&docker, &["run", "--rm", "--network", "gossip", ALERTMANAGER]);
+    let expected = format!(
+        "this machine's overlay address 10.99.0.1 is in use by another container, and only one can have \
+         it: stop that one first (docker ps --filter network={})",
+        &network[..12]
+    );
+    assert!(second.contains(&expected), "{second}");
+    let filter = format!("network={}", &network[..12]);
+    assert_eq!(docker.cli(&["ps", "--filter", &filter, "--format", "{{.Names}}"]), "am");
+    wait_for("the first to be attached", seconds(5), || {
+        tunnel.status().interface.attached.then_some(())
+    });
+
+    let create = ["network", "create", "-d", "hushwire"];
+    let own = ["--ipam-driver", "hushwire"];
+    let with = |options: &[&'static str], name| [&create[..], options, &[name]].concat();
+    docker.cli(&with(&[&own[..], &["--subnet", "10.99.0.0/24"]].concat(), "subnet"));
+    let run = ["run", "--rm", "--network", "subnet", "--ip", "10.99.0.7", ALERTMANAGER];
+    let address = refusal(&docker, &run);
+    let expected =
+        "10.99.0.7 is not this machine's overlay address, which is 10.99.0.1: leave --ip";
+    assert!(address.contains(expected), "{address}");
+    let subnet = with(&[&own[..], &["--subnet", "10.98.0.0/24"]].concat(), "other");
+    let expected = "subnet 10.98.0.0/24 does not hold this machine's overlay address 10.99.0.1";
+    assert!(refusal(&docker, &subnet).contains(expected));
+    let option = refusal(&docker, &with(&[&own[..], &["--opt", "mtu=9000"]].concat(), "option"));
+    assert!(option.contains("option mtu: a network of hushwire takes none"), "{option}");
+    // Docker's own address manager gives the second address of the subnet.
+    docker.cli(&with(&["--subnet", "10.99.0.0/24"], "foreign"));
+    let foreign = refusal(&docker, &["run", "--rm", "--network", "foreign", ALERTMANAGER]);
+    assert!(foreign.contains("10.99.0.2 is not this machine's overlay address"), "{foreign}");
+    assert!(foreign.contains("docker network create -d hushwire --ipam-driver hushwire NAME"));
+
+    // What was refused has left nothing behind.
+    docker.cli(&["restart", "am"]);
+    wait_for("the first to be attached again", seconds(10), || {
+        tunnel.status().interface.attached.then_some(())
+    });
 }
