@@ -22,6 +22,7 @@
 //! - [`config`]: the TOML file becomes a `Config`, or every error at once with its place
 //! - [`daemon`]: the life of `hushwire up` and of a bare device; signals, reload, names, control socket
 //! - [`plugin`]: the container engine's network driver; questions become answers and what is to be done
+//! - [`engine`]: a client of the container engine; which process a container's first is, and its events
 //! - [`uapi`]: the control socket; text becomes a typed request, a reply becomes text
 //! - [`status`]: what `hushwire status` shows, as plain data
 //! - [`commands`]: one file a subcommand; [`cli`]: their arguments and help texts
@@ -41,6 +42,7 @@ pub mod commands;
 pub mod config;
 pub mod daemon;
 pub mod dataplane;
+pub mod engine;
 pub mod offload;
 pub mod plugin;
 pub mod status;

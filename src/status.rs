@@ -45,6 +45,9 @@ pub struct InterfaceStatus {
     /// What may pass to and from peers without a list of their own, as the configuration writes it; none is
     /// everything.
     pub filter: Option<Vec<String>>,
+    /// In whose network namespace it is to be, as the configuration says; null: in hushwire's own.
+    #[serde(default)]
+    pub netns: Option<String>,
     /// Whether the interface is there, addressed and up.
     pub attached: bool,
     /// Why not, and what it waits for; empty when attached.

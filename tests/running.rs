@@ -117,6 +117,7 @@ fn status(peers: &[(&str, SessionState)]) -> Status {
             listen_port: 51820,
             mtu: 1440,
             filter: None,
+            netns: None,
             attached: true,
             detail: String::new(),
             guard: Default::default(),

@@ -79,7 +79,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::config::{Docker, Gossip, Interface, Mtu, Peer};
+    use crate::config::{Docker, Gossip, Interface, Mtu, Netns, Peer};
     use crate::wireguard::{KEY_LEN, PrivateKey, PublicKey};
 
     fn nets(texts: &[&str]) -> Vec<IpNet> {
@@ -106,6 +106,7 @@ mod tests {
                 listen_port: 51820,
                 mtu: Mtu::Auto,
                 fwmark: 0,
+                netns: Netns::Own,
             },
             peers: peers.iter().map(peer).collect(),
             gossip: Gossip { port: 9094, resend: Duration::ZERO },

@@ -7,7 +7,7 @@ use std::io::Write;
 
 use super::{Environment, Failure};
 use crate::cli::ConfigFile;
-use crate::config::{self, Config, Host, Mtu, PeerEndpoint};
+use crate::config::{self, Config, Host, Mtu, Netns, PeerEndpoint};
 use crate::wireguard::Allow;
 
 pub(super) fn run(
@@ -41,6 +41,9 @@ fn summary(config: &Config) -> String {
         interface.listen_port,
         filter(config.filter.as_ref(), config.gossip.port),
     );
+    if interface.netns != Netns::Own {
+        text += &format!("namespace   {}\n", interface.netns);
+    }
     for peer in &config.peers {
         let key = peer.public_key.to_string();
         let name = peer.name.as_deref().unwrap_or(&key);

@@ -85,6 +85,9 @@ fn render(status: &Status) -> String {
         let words: Vec<_> = interface.detail.split_whitespace().map(str::to_owned).collect();
         text += &row("not up", " ", &words);
     }
+    if let Some(netns) = &interface.netns {
+        text += &row("namespace", "", std::slice::from_ref(netns));
+    }
     let public_key = Some(&interface.public_key).filter(|key| !key.is_empty());
     let public_key = public_key.map_or("none yet; `wg set` gives a key", String::as_str);
     text += &row("public key", "", &[public_key.to_owned()]);
@@ -236,6 +239,7 @@ pub(super) mod tests {
                 listen_port: 51820,
                 mtu: 1440,
                 filter: None,
+                netns: None,
                 attached: true,
                 detail: String::new(),
                 guard: Guard { policy_rules: true },
@@ -351,6 +355,7 @@ machine5  10.99.0.2/32  idle, nothing to send
         let mut status = status(vec![long]);
         status.interface.machine = Some(name.into());
         status.interface.address = prefixes(2);
+        status.interface.netns = Some("docker:alertmanager".into());
         status.interface.attached = false;
         status.interface.detail =
             "the network namespace of the container is gone; it is looked for each second until it \
@@ -364,6 +369,7 @@ hush0  a-machine-name-of-63-bytes-which-is-the-longest-that-is-allowed
   up 3 h 12 min
   not up      the network namespace of the container is gone; it is looked for
               each second until it is back
+  namespace   docker:alertmanager
   public key  gDYXBOEU38eQg+73lTqpIVBCMShxac9JTzwXN4xhvG8=
   guard       policy rules
 

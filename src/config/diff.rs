@@ -139,7 +139,7 @@ mod tests {
     use std::num::NonZeroU16;
     use std::time::Duration;
 
-    use super::super::{Docker, Gossip, Interface, Mtu};
+    use super::super::{Docker, Gossip, Interface, Mtu, Netns};
     use super::*;
     use crate::wireguard::{Allow, PresharedKey, PrivateKey, PublicKey, Rule};
 
@@ -304,6 +304,7 @@ mod tests {
                 listen_port: random.u16(1..3),
                 mtu: Mtu::Auto,
                 fwmark: random.u32(..2),
+                netns: Netns::Own,
             },
             peers,
             gossip: Gossip { port: 9094, resend: Duration::from_secs(random.u64(..2)) },

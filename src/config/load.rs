@@ -17,7 +17,9 @@ use super::error::{Complaint, Errors, Placed, Report, shown};
 use super::fields::{Item, Keys, Section};
 use super::keyfile::{self, Kind};
 use super::us::Us;
-use super::{Config, Docker, Environment, Gossip, Interface, Mtu, Peer, syntax, values};
+use super::{
+    Config, Docker, Environment, Gossip, Interface, Mtu, Netns, Peer, netns, syntax, values,
+};
 use crate::wireguard::{Allow, KEY_LEN, KeyError, PresharedKey, PrivateKey};
 
 /// The name of the TUN device.
@@ -52,16 +54,17 @@ const INTERFACE: Keys = Keys {
         "listen_port",
         "mtu",
         "fwmark",
+        "netns",
         "preshared_key_file",
     ],
-    later: &["netns"],
+    later: &[],
 };
 
 const FILTER: Keys = Keys { section: "[filter]", known: &["allow"], later: &[] };
 
 const GOSSIP: Keys = Keys { section: "[gossip]", known: &["port", "resend"], later: &[] };
 
-const DOCKER: Keys = Keys { section: "[docker]", known: &["plugin"], later: &[] };
+const DOCKER: Keys = Keys { section: "[docker]", known: &["plugin", "socket"], later: &[] };
 
 /// Reads a configuration file and the key files that it names.
 ///
@@ -121,6 +124,7 @@ fn read_document(
     let filter = filter(&root.table("filter", &FILTER, report), report);
     let gossip = gossip(&root.table("gossip", &GOSSIP, report), report);
     let docker = docker(&root.table("docker", &DOCKER, report), report);
+    check_place(&section, &docker, report);
     let private_key = private_key(&section, read_key, report);
     let cluster_key = section
         .item("preshared_key_file")
@@ -155,6 +159,7 @@ fn interface(section: &Section<'_>, us: &Us<'_>, report: &mut Report<'_>) -> Opt
     let hint = "leave the line out for no mark";
     let fwmark = section.item("fwmark").and_then(|item| item.number(0..=u32::MAX, hint, report));
     let mtu = section.item("mtu").and_then(|item| mtu(item, report));
+    let netns = section.item("netns").and_then(|item| item.string(str::parse, report));
     Some(Interface {
         name: name.map_or_else(|| DEFAULT_NAME.to_owned(), |name| name.value),
         private_key: us.private_key.clone()?,
@@ -163,6 +168,7 @@ fn interface(section: &Section<'_>, us: &Us<'_>, report: &mut Report<'_>) -> Opt
         listen_port: listen_port.or(own_port).unwrap_or(DEFAULT_LISTEN_PORT),
         mtu: mtu.unwrap_or(Mtu::Auto),
         fwmark: fwmark.unwrap_or(0),
+        netns: netns.map_or(Netns::Own, |netns| netns.value),
     })
 }
 
@@ -228,9 +234,25 @@ fn gossip(section: &Section<'_>, report: &mut Report<'_>) -> Gossip {
     }
 }
 
+/// A network driver's interface goes where the engine moves it.
+fn check_place(section: &Section<'_>, docker: &Docker, report: &mut Report<'_>) {
+    if let Some(item) = section.item("netns").filter(|_| docker.plugin) {
+        let complaint =
+            Complaint::new("the network driver (plugin in [docker]) has the say already")
+                .allowed("either netns or plugin = true")
+                .hint("remove one of the two");
+        report.add(item.at, item.key, complaint);
+    }
+}
+
 fn docker(section: &Section<'_>, report: &mut Report<'_>) -> Docker {
     let plugin = section.item("plugin").and_then(|item| item.boolean(report));
-    Docker { plugin: plugin.unwrap_or(false) }
+    let socket = section.item("socket").and_then(|item| item.string(netns::socket, report));
+    let default = Docker::default();
+    Docker {
+        plugin: plugin.unwrap_or(default.plugin),
+        socket: socket.map_or(default.socket, |socket| socket.value),
+    }
 }
 
 fn peer(
@@ -350,6 +372,7 @@ mod tests {
                 listen_port: 51821,
                 mtu: Mtu::Auto,
                 fwmark: 0,
+                netns: Netns::Own,
             },
             peers: vec![Peer {
                 name: None,
@@ -362,7 +385,7 @@ mod tests {
             }],
             gossip: Gossip { port: 9094, resend: Duration::from_secs(30) },
             filter: None,
-            docker: Docker { plugin: false },
+            docker: Docker { plugin: false, socket: "/run/docker.sock".into() },
         };
         assert_eq!(config, expected);
     }
@@ -370,7 +393,7 @@ mod tests {
     #[test]
     fn every_key_is_taken_as_it_is_written() {
         let text = "gossip.port = 9095 # dotted keys are TOML too\ngossip.resend = '1m'\n\
-            docker.plugin = true\n\
+            docker.plugin = true\ndocker.socket = '/run/podman/podman.sock'\n\
             [interface]\nname = \"am0\"\naddress = [\"fd00:99::1/64\", # ours\n]\nlisten_port = 51_000\n\
             mtu = 1440\nfwmark = 0xca6c\n"
             .to_owned()
@@ -382,6 +405,8 @@ mod tests {
             + &block(3, "endpoint = \"c.example:2\"\nallowed_ips = [\"fd00:99::3\"]\npersistent_keepalive = 0");
         let Config { interface, peers, gossip, docker, .. } = load_text(&text).unwrap();
         assert!(docker.plugin);
+        assert_eq!(docker.socket, Path::new("/run/podman/podman.sock"));
+        assert_eq!(interface.netns, Netns::Own);
         assert_eq!((gossip.port, gossip.resend), (9095, Duration::from_secs(60)));
         assert_eq!((interface.name.as_str(), interface.machine), ("am0", None));
         assert_eq!(interface.address, ["fd00:99::1/64".parse().unwrap()]);
@@ -454,6 +479,8 @@ mod tests {
         assert_eq!(full.peers[0].persistent_keepalive.take(), NonZeroU16::new(25));
         let own = full.peers[0].allow.take().expect("an example of allow");
         assert_eq!(own.to_string(), "tcp/9094 udp/9094 tcp/9093");
+        let netns = std::mem::replace(&mut full.interface.netns, Netns::Own);
+        assert_eq!(netns, "docker:alertmanager".parse().unwrap());
         assert_eq!(full, config);
     }
 }

@@ -4,7 +4,7 @@
 //! [`load()`] nothing can be wrong any more. Called by the commands and, on reload, by the daemon.
 //!
 //! The types stand here. `load` reads the file, with `syntax` (what is no TOML), `fields` (tables and
-//! types), `values` (texts), `blocks` (all machines), `us` (this one) and `keyfile`; `error` says what is
+//! types), `values` (texts), `netns` (where the interface is to be), `blocks` (all machines), `us` (this one) and `keyfile`; `error` says what is
 //! wrong; `diff` compares two configurations.
 
 mod blocks;
@@ -13,6 +13,7 @@ mod error;
 mod fields;
 mod keyfile;
 mod load;
+mod netns;
 mod syntax;
 mod us;
 pub mod values;
@@ -29,6 +30,7 @@ use crate::wireguard::{Allow, PresharedKey, PrivateKey, PublicKey};
 pub use diff::{changes, diff, restart_needed};
 pub use error::{Complaint, Errors};
 pub use load::load;
+pub use netns::{Docker, Netns, Selector};
 
 /// What the loader needs to know of the process's environment.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -73,6 +75,8 @@ pub struct Interface {
     pub mtu: Mtu,
     /// `SO_MARK` of underlay packets; 0 is none.
     pub fwmark: u32,
+    /// Where the TUN device is to be.
+    pub netns: Netns,
 }
 
 /// How large a packet the overlay carries.
@@ -128,11 +132,4 @@ pub struct Gossip {
     pub port: u16,
     /// For how long gossip to a silent peer is kept to be sent again; zero is off.
     pub resend: Duration,
-}
-
-/// `[docker]`: the container engine.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Docker {
-    /// Whether hushwire is a network driver of the engine: a container gets the interface, not the machine.
-    pub plugin: bool,
 }

@@ -17,6 +17,8 @@ pub enum Error {
     Driver(BindError),
     /// The overlay interface cannot be made.
     Attach(AttachError),
+    /// The place where the interface is to be will never be there.
+    Target(String),
     /// A descriptor that the environment names by this variable is not what it should be.
     Adopt(&'static str, io::Error),
     /// Something that every program needs was refused.
@@ -38,6 +40,7 @@ impl fmt::Display for Error {
             Error::Driver(error) => write!(f, "network driver: {error}"),
             Error::Attach(error) => error.fmt(f),
             Error::Underlay(error) => error.fmt(f),
+            Error::Target(why) => f.write_str(why),
             Error::Adopt(variable, error) => write!(f, "{variable}: {error}"),
             Error::Start(what, error) => write!(f, "{what} cannot be started: {error}"),
             Error::PacketLoop => f.write_str(

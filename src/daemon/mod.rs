@@ -6,6 +6,7 @@
 //! packet: `dataplane` runs on a thread of its own and goes on whatever happens here. Called by
 //! `commands::up`.
 
+mod attached;
 mod bare;
 mod carrier;
 mod clock;
@@ -18,10 +19,10 @@ mod overlay;
 mod plugin;
 mod report;
 mod service;
+mod target;
 
 use std::collections::BTreeSet;
 use std::io;
-use std::os::fd::OwnedFd;
 use std::time::Duration;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -34,19 +35,22 @@ pub use service::{Service, ServiceEnvironment};
 
 use crate::config::{self, Config, Environment};
 use crate::dataplane::{self, Handle, Notice, View};
-use crate::sys::attach::{self, AttachRequest, Attachment, Place};
+use crate::sys::attach::AttachRequest;
 use crate::sys::guard::Guard;
 use crate::sys::keeper::Keeper;
 use crate::sys::memory;
+use crate::sys::netns::Namespace;
 use crate::sys::udp::Udp;
 use crate::uapi::{Call, Request};
 use crate::wireguard::{Change, Device, Event, PeerChange, PublicKey, Way};
+use attached::Attached;
 use carrier::Carrier;
 use clock::Clock;
 use control::{PREDECESSOR_PATIENCE, PREDECESSOR_POLL};
 use keeper::Keeping;
 use names::{Names, Resolved};
 use plugin::Plugin;
+use target::Target;
 
 /// Until the interface is made anew when that failed after it was deleted.
 const ATTACH_RETRY: Duration = Duration::from_secs(1);
@@ -107,6 +111,8 @@ struct Daemon {
     names: Names,
     attached: Attached,
     guard: Guard,
+    /// Where the interface is to be.
+    target: Target,
     /// What the interface was last asked to be.
     request: AttachRequest,
     /// Dropped after `plane`: the TUN's last descriptor is the keeper's, which is waited for.
@@ -119,12 +125,6 @@ struct Daemon {
     /// The interface is in a container, or nowhere, if there is one.
     plugin: Option<Plugin>,
     clock: Clock,
-}
-
-/// Whether the overlay interface is there.
-enum Attached {
-    Yes { place: Place },
-    No { detail: String },
 }
 
 impl Daemon {
@@ -148,27 +148,22 @@ impl Daemon {
         let mut names = Names::new(resolve);
         names.follow(&config);
         let mtu = overlay::mtu(&config, &overlay::literal_endpoints(&config));
-        let request = overlay::request(&config, mtu);
+        let mut target = Target::follow(&config);
+        let mut request = overlay::request(&config, mtu, Namespace::Own);
         let kept = match service.kept_tun() {
             Some(tun) => Some(tun),
             None => keeper::inherit(&config.interface.name, &config.path).await,
         };
         let keeping = Keeping::start(keeper, &config);
-        let (tun, (attached, guard), plugin) = if config.docker.plugin {
+        let (start, plugin) = if config.docker.plugin {
             let (tun, plugin) = Plugin::start(kept, &request)?;
-            (tun, plugin.attached(), Some(plugin))
+            let (attached, guard) = plugin.attached();
+            ((tun, attached, guard), Some(plugin))
         } else {
-            let attachment = match kept.and_then(|tun| adopt(tun, &request)) {
-                Some(attachment) => attachment,
-                None => {
-                    // One that is kept in vain would have the name.
-                    service.forget_tun();
-                    attach::attach(&request).map_err(Error::Attach)?
-                }
-            };
-            let attached = Attached::Yes { place: attachment.place };
-            (Some(attachment.tun), (attached, attachment.guard), None)
+            let state = target.first().await;
+            (attached::at_start(&state, &mut request, kept, &service)?, None)
         };
+        let (tun, attached, guard) = start;
         service.forget_the_rest();
         match &tun {
             Some(tun) => {
@@ -200,6 +195,7 @@ impl Daemon {
             names,
             attached,
             guard,
+            target,
             request,
             keeping,
             service,
@@ -218,7 +214,11 @@ impl Daemon {
             listen_port = interface.listen_port,
             peers = daemon.config.peers.len(),
             "{}",
-            if daemon.plugin.is_some() { "network driver ready" } else { "overlay up" }
+            match (&daemon.plugin, &daemon.attached) {
+                (Some(_), _) => "network driver ready",
+                (None, Attached::Yes { .. }) => "overlay up",
+                (None, _) => "waits for the place of the overlay interface",
+            }
         );
         let carrier = Carrier::watch();
         Ok((daemon, Inputs { notices, calls, resolved, carrier, terminate, interrupt, reload }))
@@ -261,6 +261,7 @@ impl Daemon {
                 index = inputs.carrier.back() => carrier::ask_neighbours_anew(index),
                 () = self.keeping.ended() => self.keeping.give_up(),
                 event = Plugin::next(&mut self.plugin) => self.plugin_event(event).await,
+                state = self.target.changed(), if self.plugin.is_none() => self.follow(state).await,
                 () = tokio::time::sleep(ATTACH_RETRY), if self.must_attach() => {
                     self.attach_again().await;
                 }
@@ -295,11 +296,18 @@ impl Daemon {
             error!(%error, "reload refused, nothing was changed");
             return false;
         }
+        let elsewhere = new.interface.netns != self.config.interface.netns
+            || new.docker.socket != self.config.docker.socket;
         self.config = new;
         let peers = &self.config.peers;
         self.answering.retain(|key| peers.iter().any(|peer| peer.public_key == *key));
         self.keeping.reload(&self.config);
         self.reshape(mtu).await;
+        if elsewhere && self.plugin.is_none() {
+            self.target = Target::follow(&self.config);
+            let state = self.target.first().await;
+            self.follow(state).await;
+        }
         self.names.follow(&self.config);
         info!(changes = count, peers = self.config.peers.len(), "configuration reloaded");
         true
@@ -352,81 +360,10 @@ impl Daemon {
         }
     }
 
-    /// Brings the interface from what it was asked to be to what the configuration says now.
-    async fn reshape(&mut self, mtu: u16) {
-        let request = overlay::request(&self.config, mtu);
-        if self.plugin.is_some() {
-            self.plugin_reshape(&request).await;
-        } else if let Attached::Yes { place } = self.attached
-            && request != self.request
-        {
-            match attach::reconfigure(place, &self.request, &request) {
-                Ok(guard) => self.guard = guard,
-                Err(error) => warn!(%error, "overlay interface not changed as configured"),
-            }
-        }
-        self.request = request;
-    }
-
-    /// Makes the interface anew after somebody deleted it.
-    async fn attach_again(&mut self) {
-        let request = self.request.clone();
-        // On a thread of its own: a busy interface may take seconds.
-        let result = tokio::task::spawn_blocking(move || attach::attach(&request)).await;
-        self.attached = match result {
-            Ok(Ok(attachment)) => {
-                self.service.keep_tun(&attachment.tun);
-                self.keeping.hold(&attachment.tun);
-                self.plane.attach(attachment.tun);
-                self.guard = attachment.guard;
-                info!(interface = self.config.interface.name, "overlay interface attached again");
-                Attached::Yes { place: attachment.place }
-            }
-            Ok(Err(error)) => Attached::missing(&self.attached, error.to_string()),
-            Err(error) => Attached::missing(&self.attached, error.to_string()),
-        };
-    }
-
-    /// Whether the interface is missing, and ours to make.
-    fn must_attach(&self) -> bool {
-        self.plugin.is_none() && !self.attached.is_attached()
-    }
-
     /// What a peer is called in log lines: its name, else its public key.
     fn label(&self, key: &PublicKey) -> String {
         let peer = self.config.peers.iter().find(|peer| peer.public_key == *key);
         peer.and_then(|peer| peer.name.clone()).unwrap_or_else(|| key.to_string())
-    }
-}
-
-impl Attached {
-    fn is_attached(&self) -> bool {
-        matches!(self, Attached::Yes { .. })
-    }
-
-    /// Says it once in the log, however often it is tried again.
-    fn missing(before: &Attached, detail: String) -> Self {
-        if !matches!(before, Attached::No { detail: known } if *known == detail) {
-            warn!("{detail}");
-        }
-        Attached::No { detail }
-    }
-}
-
-/// Takes over what a keeper held, if it fits.
-fn adopt(tun: OwnedFd, request: &AttachRequest) -> Option<Attachment> {
-    match attach::adopt(tun, request) {
-        Ok(attachment) => {
-            info!(
-                interface = request.name,
-                "overlay interface taken over from the hushwire before"
-            );
-            Some(attachment)
-        }
-        Err(error) => {
-            warn!("{error}; it is made anew");
-            None
-        }
     }
 }
 

@@ -23,9 +23,9 @@ const LEAST: [u16; 2] = [576, 1280];
 const MOST: u16 = 65_455;
 
 /// What the overlay interface is to be.
-pub(super) fn request(config: &Config, mtu: u16) -> AttachRequest {
+pub(super) fn request(config: &Config, mtu: u16, namespace: Namespace) -> AttachRequest {
     AttachRequest {
-        namespace: Namespace::Own,
+        namespace,
         name: config.interface.name.clone(),
         addresses: config.interface.address.clone(),
         routes: config.peers.iter().flat_map(|peer| peer.allowed_ips.iter().copied()).collect(),

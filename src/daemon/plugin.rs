@@ -17,7 +17,8 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep, sleep_until};
 use tracing::{debug, info, warn};
 
-use super::{Attached, Daemon, Error};
+use super::attached::Attached;
+use super::{Daemon, Error};
 use crate::plugin::{Answer, Call, Driver, SOCKET, Server, Step, name_in_container};
 use crate::sys::attach::sandbox::{self, Finished};
 use crate::sys::attach::{AttachError, AttachRequest, Attachment};
@@ -95,7 +96,7 @@ impl Plugin {
     pub(super) fn attached(&self) -> (Attached, Guard) {
         match &self.place {
             Place::Inside(_, finished) => (Attached::Yes { place: finished.place }, finished.guard),
-            _ => (Attached::No { detail: NOBODY.into() }, Guard::default()),
+            _ => (Attached::Away { detail: NOBODY.into() }, Guard::default()),
         }
     }
 
@@ -184,7 +185,7 @@ impl Daemon {
             Ok(departure) => {
                 plugin.place = Place::Here(departure);
                 self.attached =
-                    Attached::No { detail: "detached: its container is being started".into() };
+                    Attached::Away { detail: "detached: its container is being started".into() };
                 Ok(answer)
             }
             Err(error) => {
@@ -298,7 +299,7 @@ impl Daemon {
             }
             Err(error) => {
                 plugin.place = Place::Lost;
-                self.attached = Attached::missing(&self.attached, error);
+                self.attached = Attached::failed(&self.attached, error);
             }
         }
     }
@@ -336,7 +337,7 @@ impl Daemon {
     /// Nobody has the interface, and there is none.
     fn take_away(&mut self, detail: &str) {
         self.take_away_interface();
-        self.attached = Attached::No { detail: detail.into() };
+        self.attached = Attached::Away { detail: detail.into() };
         self.guard = Guard::default();
         if let Some(plugin) = &mut self.plugin {
             plugin.driver.release();

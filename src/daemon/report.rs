@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use super::{Attached, Daemon};
-use crate::config::{Host, PeerEndpoint};
+use super::Daemon;
+use crate::config::{Host, Netns, PeerEndpoint};
 use crate::dataplane::View;
 use crate::status::{InterfaceStatus, PeerStatus, Status};
 use crate::sys::guard::Guard;
@@ -14,17 +14,17 @@ use crate::wireguard::{Allow, Drops, PeerSnapshot, PublicKey};
 /// What `hushwire status` shows of `up` at this moment.
 pub(super) fn status(daemon: &Daemon, view: &View, now: Instant) -> Status {
     let interface = &daemon.config.interface;
-    let (attached, detail) = match &daemon.attached {
-        Attached::Yes { .. } => (true, String::new()),
-        Attached::No { detail } => (false, detail.clone()),
-    };
     let interface = InterfaceStatus {
         name: interface.name.clone(),
         machine: interface.machine.clone(),
         address: interface.address.clone(),
         mtu: daemon.request.mtu,
-        attached,
-        detail,
+        netns: match &interface.netns {
+            Netns::Own => None,
+            netns => Some(netns.to_string()),
+        },
+        attached: daemon.attached.is_attached(),
+        detail: daemon.attached.detail().to_owned(),
         guard: daemon.guard,
         ..of_device(view)
     };
@@ -39,9 +39,10 @@ pub(super) fn status(daemon: &Daemon, view: &View, now: Instant) -> Status {
 /// The same in a line, for the service manager.
 pub(super) fn line(daemon: &Daemon) -> String {
     let interface = &daemon.config.interface;
-    let state = match &daemon.attached {
-        Attached::Yes { .. } => String::new(),
-        Attached::No { detail } => format!("not attached: {detail}; "),
+    let state = match daemon.attached.detail() {
+        "" => String::new(),
+        detail if detail.starts_with("detached: ") => format!("{detail}; "),
+        detail => format!("not attached: {detail}; "),
     };
     let refused = if daemon.refused { "; reload refused, see the log" } else { "" };
     let (up, all) = (daemon.answering.len(), daemon.config.peers.len());
@@ -84,6 +85,7 @@ fn of_device(view: &View) -> InterfaceStatus {
         listen_port: view.listen_port,
         mtu: 0,
         filter: rules(view.device.allow.as_ref()),
+        netns: None,
         attached: false,
         detail: String::new(),
         guard: Guard::default(),

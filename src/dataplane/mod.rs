@@ -412,7 +412,10 @@ impl Dataplane {
                     self.device.set_offload(tun.offload());
                     self.ports.tun = Some(tun);
                 }
-                Ok(Command::Detach) => self.ports.tun = None,
+                Ok(Command::Detach) => {
+                    self.device.set_offload(Offload::None);
+                    self.ports.tun = None;
+                }
                 Ok(Command::Listen(open, reply)) => {
                     let _ = reply.send(self.listen(now, open));
                 }

@@ -20,6 +20,7 @@ pub mod interface;
 pub mod keeper;
 pub mod memory;
 mod message;
+pub mod mounts;
 pub mod netlink;
 pub mod netns;
 pub mod notify;

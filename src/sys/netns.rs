@@ -8,12 +8,14 @@
 use std::fmt;
 use std::fs::{File, Metadata, OpenOptions};
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::thread;
 
 use serde::{Deserialize, Serialize};
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
 
 use super::checked;
 
@@ -196,22 +198,41 @@ pub(super) fn is_ours(namespace: &OwnedFd) -> bool {
     matches!((theirs, ours), (Ok(theirs), Ok(ours)) if theirs == ours)
 }
 
-/// A descriptor of a process: readable once it has ended. It keeps nothing of the process.
-///
-/// # Errors
-///
-/// `NotFound` when there is no such process.
-pub fn process(pid: u32) -> io::Result<OwnedFd> {
-    let number = libc::pid_t::try_from(pid).unwrap_or(libc::pid_t::MAX);
-    // SAFETY: takes integers; on success the descriptor is new and nobody else's. It is closed on exec.
-    let opened = checked(unsafe { libc::syscall(libc::SYS_pidfd_open, number, 0) });
-    match opened {
+/// Waits for the end of a process; keeps nothing of it.
+#[derive(Debug)]
+pub struct ProcessWatch(OwnedFd);
+
+impl ProcessWatch {
+    /// Watches the process that has this id now.
+    ///
+    /// # Errors
+    ///
+    /// [`NamespaceError::NoProcess`] when there is none, or what else pidfd_open(2) says (Linux 5.3).
+    pub fn new(pid: u32) -> Result<Self, NamespaceError> {
+        let number = libc::pid_t::try_from(pid).unwrap_or(libc::pid_t::MAX);
+        // SAFETY: takes integers; on success the descriptor is new and nobody else's. It is closed on exec.
+        let opened = checked(unsafe { libc::syscall(libc::SYS_pidfd_open, number, 0) })
+            .and_then(|fd| RawFd::try_from(fd).map_err(io::Error::other));
+        let fd = opened.map_err(|error| refused(&Namespace::Process(pid), error))?;
         // SAFETY: see above.
-        Ok(fd) => Ok(unsafe { OwnedFd::from_raw_fd(fd as i32) }),
-        Err(error) if error.raw_os_error() == Some(libc::ESRCH) => {
-            Err(io::Error::new(io::ErrorKind::NotFound, error))
-        }
-        Err(error) => Err(error),
+        Ok(Self(unsafe { OwnedFd::from_raw_fd(fd) }))
+    }
+
+    /// Lets a task wait for it: readable once the process has ended. Runs inside a tokio runtime.
+    ///
+    /// # Errors
+    ///
+    /// When the runtime cannot wait for one more.
+    pub fn into_async(self) -> io::Result<AsyncFd<Self>> {
+        // SAFETY: the descriptor is open and the same for as long as the watch lives.
+        unsafe { AsyncFd::register_with_interest(self, Interest::READABLE) }
+            .map_err(io::Error::from)
+    }
+}
+
+impl AsRawFd for ProcessWatch {
+    fn as_raw_fd(&self) -> RawFd {
+        self.0.as_raw_fd()
     }
 }
 
@@ -255,13 +276,14 @@ mod tests {
     #[test]
     fn the_end_of_a_process_is_readable() {
         let mut child = std::process::Command::new("sleep").arg("60").spawn().unwrap();
-        let watch = process(child.id()).unwrap();
+        let watch = ProcessWatch::new(child.id()).unwrap();
         let ended =
-            |limit| super::super::poll::readable([Some(watch.as_fd())], Some(limit)).unwrap();
+            |limit| super::super::poll::readable([Some(watch.0.as_fd())], Some(limit)).unwrap();
         assert_eq!(ended(std::time::Duration::ZERO), [false]);
         child.kill().unwrap();
         assert_eq!(ended(std::time::Duration::from_secs(5)), [true]);
         child.wait().unwrap();
-        assert_eq!(process(child.id()).unwrap_err().kind(), io::ErrorKind::NotFound);
+        let error = ProcessWatch::new(child.id()).unwrap_err();
+        assert!(matches!(error, NamespaceError::NoProcess(_)), "{error}");
     }
 }

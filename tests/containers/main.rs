@@ -5,11 +5,13 @@
 //!
 //! - [`engine`]: the harness itself
 //! - [`driver`]: the network driver
+//! - [`host_service`]: hushwire on the machine follows Alertmanager in its container
 #![allow(clippy::disallowed_methods, reason = "a test reads the clock and the environment")]
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a test says what it measured")]
 
 mod driver;
 mod engine;
+mod host_service;
 #[expect(dead_code, reason = "other suites use the rest of it")]
 #[path = "../support/mod.rs"]
 mod support;

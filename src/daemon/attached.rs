@@ -1,0 +1,192 @@
+//! The overlay interface over the life of the daemon: made at the start, made again, left and found.
+//!
+//! What is attached has three other holders of its descriptor: the packet loop, the keeper and the service
+//! manager. Here all three are told, so that nothing of ours keeps the namespace of a container alive that
+//! has gone. Sessions, sockets and keys are not touched by any of this.
+
+use std::os::fd::OwnedFd;
+
+use tracing::{info, warn};
+
+use super::error::Error;
+use super::service::Service;
+use super::target::State;
+use super::{Daemon, overlay};
+use crate::sys::attach::{self, AttachRequest, Attachment, Place};
+use crate::sys::guard::Guard;
+use crate::sys::netns::Namespace;
+use crate::sys::tun::Tun;
+
+/// Whether the overlay interface is there.
+pub(super) enum Attached {
+    /// It is.
+    Yes { place: Place },
+    /// It could not be made, and will be tried again.
+    Failed { detail: String },
+    /// The place where it is to be is not there.
+    Away { detail: String },
+}
+
+impl Attached {
+    pub(super) fn is_attached(&self) -> bool {
+        matches!(self, Attached::Yes { .. })
+    }
+
+    /// Why it is not there; empty if it is.
+    pub(super) fn detail(&self) -> &str {
+        match self {
+            Attached::Yes { .. } => "",
+            Attached::Failed { detail } | Attached::Away { detail } => detail,
+        }
+    }
+
+    fn away(why: &str) -> Self {
+        Attached::Away { detail: format!("detached: {why}") }
+    }
+
+    /// Says it once in the log, however often it is tried again.
+    pub(super) fn failed(before: &Attached, detail: String) -> Self {
+        if before.detail() != detail {
+            warn!("{detail}");
+        }
+        Attached::Failed { detail }
+    }
+}
+
+/// Attaches at the start, with what the process before has left, if the place is there; the request gets to
+/// know it.
+///
+/// # Errors
+///
+/// What will be the same however long one waits; in our own namespace, everything.
+pub(super) fn at_start(
+    state: &State,
+    request: &mut AttachRequest,
+    kept: Option<OwnedFd>,
+    service: &Service,
+) -> Result<(Option<Tun>, Attached, Guard), Error> {
+    let nothing = |attached| Ok((None, attached, Guard::default()));
+    match state {
+        State::Here { namespace, .. } => request.namespace = namespace.clone(),
+        State::Away { why, lasting: true } => return Err(Error::Target(why.clone())),
+        State::Away { why, lasting: false } => {
+            warn!("detached: {why}");
+            return nothing(Attached::away(why));
+        }
+        State::Looking => {
+            return nothing(Attached::away("the container engine has not answered yet"));
+        }
+    }
+    let attachment = match kept.and_then(|tun| adopt(tun, request)) {
+        Some(attachment) => Ok(attachment),
+        None => {
+            // One that is kept in vain would have the name.
+            service.forget_tun();
+            attach::attach(request)
+        }
+    };
+    match attachment {
+        Ok(Attachment { tun, place, guard }) => Ok((Some(tun), Attached::Yes { place }, guard)),
+        Err(error) if error.is_lasting() || request.namespace == Namespace::Own => {
+            Err(Error::Attach(error))
+        }
+        Err(error) => {
+            warn!("{error}");
+            nothing(Attached::Failed { detail: error.to_string() })
+        }
+    }
+}
+
+/// Takes over what a keeper held, if it fits.
+fn adopt(tun: OwnedFd, request: &AttachRequest) -> Option<Attachment> {
+    match attach::adopt(tun, request) {
+        Ok(attachment) => {
+            info!(
+                interface = request.name,
+                "overlay interface taken over from the hushwire before"
+            );
+            Some(attachment)
+        }
+        Err(error) => {
+            warn!("{error}; it is made anew");
+            None
+        }
+    }
+}
+
+impl Daemon {
+    /// Goes where the target is, or waits for it.
+    pub(super) async fn follow(&mut self, state: State) {
+        match state {
+            State::Looking => {}
+            State::Here { namespace, id } => {
+                if matches!(self.attached, Attached::Yes { place } if place.namespace == id) {
+                    self.request.namespace = namespace;
+                    return;
+                }
+                self.detach();
+                self.request.namespace = namespace;
+                self.attach_again().await;
+            }
+            State::Away { why, .. } => {
+                self.detach();
+                let attached = Attached::away(&why);
+                if self.attached.detail() != attached.detail() {
+                    warn!("{}", attached.detail());
+                }
+                self.attached = attached;
+            }
+        }
+    }
+
+    /// Lets go of the interface, everywhere.
+    pub(super) fn detach(&mut self) {
+        if self.attached.is_attached() {
+            self.plane.detach();
+            self.keeping.let_go();
+            self.service.forget_tun();
+            self.attached = Attached::away("it is looked for");
+        }
+    }
+
+    /// Makes the interface anew, after somebody deleted it or the place has changed.
+    pub(super) async fn attach_again(&mut self) {
+        let request = self.request.clone();
+        // On a thread of its own: a busy interface may take seconds.
+        let result = tokio::task::spawn_blocking(move || attach::attach(&request)).await;
+        self.attached = match result {
+            Ok(Ok(attachment)) => {
+                self.service.keep_tun(&attachment.tun);
+                self.keeping.hold(&attachment.tun);
+                self.plane.attach(attachment.tun);
+                self.guard = attachment.guard;
+                let place = self.request.namespace.to_string();
+                info!(interface = self.request.name, place, "overlay interface attached");
+                Attached::Yes { place: attachment.place }
+            }
+            Ok(Err(error)) => Attached::failed(&self.attached, error.to_string()),
+            Err(error) => Attached::failed(&self.attached, error.to_string()),
+        };
+    }
+
+    /// Whether the interface is missing, and to be tried again.
+    pub(super) fn must_attach(&self) -> bool {
+        self.plugin.is_none() && matches!(self.attached, Attached::Failed { .. })
+    }
+
+    /// Brings the interface from what it was asked to be to what the configuration says now.
+    pub(super) async fn reshape(&mut self, mtu: u16) {
+        let request = overlay::request(&self.config, mtu, self.request.namespace.clone());
+        if self.plugin.is_some() {
+            self.plugin_reshape(&request).await;
+        } else if let Attached::Yes { place } = self.attached
+            && request != self.request
+        {
+            match attach::reconfigure(place, &self.request, &request) {
+                Ok(guard) => self.guard = guard,
+                Err(error) => warn!(%error, "overlay interface not changed as configured"),
+            }
+        }
+        self.request = request;
+    }
+}
