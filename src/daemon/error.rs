@@ -23,6 +23,8 @@ pub enum Error {
     Adopt(&'static str, io::Error),
     /// Something that every program needs was refused.
     Start(&'static str, io::Error),
+    /// The network namespace is left without this interface, its last: its container has ended.
+    Stranded(String),
     /// The packet loop ended by itself.
     PacketLoop,
 }
@@ -43,6 +45,11 @@ impl fmt::Display for Error {
             Error::Target(why) => f.write_str(why),
             Error::Adopt(variable, error) => write!(f, "{variable}: {error}"),
             Error::Start(what, error) => write!(f, "{what} cannot be started: {error}"),
+            Error::Stranded(interface) => write!(
+                f,
+                "{interface}, the last interface of this network namespace, was taken away: the container \
+                 that it belongs to has ended; start hushwire again, in the new one (a restart policy does)"
+            ),
             Error::PacketLoop => f.write_str(
                 "the packet loop ended by itself, which is a bug: please report the lines above",
             ),

@@ -19,6 +19,7 @@ mod overlay;
 mod plugin;
 mod report;
 mod service;
+mod stranded;
 mod target;
 
 use std::collections::BTreeSet;
@@ -50,6 +51,7 @@ use control::{PREDECESSOR_PATIENCE, PREDECESSOR_POLL};
 use keeper::Keeping;
 use names::{Names, Resolved};
 use plugin::Plugin;
+use stranded::Ways;
 use target::Target;
 
 /// Until the interface is made anew when that failed after it was deleted.
@@ -99,6 +101,7 @@ struct Inputs {
     calls: mpsc::Receiver<Call>,
     resolved: mpsc::UnboundedReceiver<Resolved>,
     carrier: Carrier,
+    ways: Ways,
     terminate: Signal,
     interrupt: Signal,
     reload: Signal,
@@ -220,8 +223,11 @@ impl Daemon {
                 (None, _) => "waits for the place of the overlay interface",
             }
         );
-        let carrier = Carrier::watch();
-        Ok((daemon, Inputs { notices, calls, resolved, carrier, terminate, interrupt, reload }))
+        let (carrier, ways) = (Carrier::watch(), Ways::watch());
+        Ok((
+            daemon,
+            Inputs { notices, calls, resolved, carrier, ways, terminate, interrupt, reload },
+        ))
     }
 
     async fn run(mut self, mut inputs: Inputs) -> Result<(), Error> {
@@ -258,6 +264,7 @@ impl Daemon {
                     // The loop ends before we tell it to only by a bug; stay up without packets never.
                     None => return Err(Error::PacketLoop),
                 },
+                interface = inputs.ways.end() => return Err(Error::Stranded(interface)),
                 index = inputs.carrier.back() => carrier::ask_neighbours_anew(index),
                 () = self.keeping.ended() => self.keeping.give_up(),
                 event = Plugin::next(&mut self.plugin) => self.plugin_event(event).await,

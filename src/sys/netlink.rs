@@ -98,6 +98,23 @@ impl Netlink {
         }
     }
 
+    /// All interfaces of the network namespace.
+    ///
+    /// # Errors
+    ///
+    /// When the kernel refuses.
+    pub fn links(&mut self) -> Result<Vec<Link>, NetlinkError> {
+        let request = RouteNetlinkMessage::GetLink(LinkMessage::default());
+        let answers = self.dump(format_args!("list the interfaces"), request)?;
+        Ok(answers
+            .into_iter()
+            .filter_map(|answer| match answer {
+                RouteNetlinkMessage::NewLink(message) => Some(read_link(message)),
+                _ => None,
+            })
+            .collect())
+    }
+
     /// Deletes an interface.
     ///
     /// # Errors

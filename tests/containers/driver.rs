@@ -76,7 +76,7 @@ fn members(docker: &Docker<'_>, container: &str) -> Option<Vec<String>> {
 }
 
 #[track_caller]
-fn wait_for_members(docker: &Docker<'_>, container: &str, expected: &[&str]) {
+pub(crate) fn wait_for_members(docker: &Docker<'_>, container: &str, expected: &[&str]) {
     let what = format!("{container} on {} to see {expected:?}", docker.machine().name);
     wait_for(&what, seconds(40), || {
         let pid = docker.pid(container);
@@ -85,7 +85,7 @@ fn wait_for_members(docker: &Docker<'_>, container: &str, expected: &[&str]) {
     });
 }
 
-const BOTH: &[&str] = &["10.99.0.1:9094", "10.99.0.2:9094"];
+pub(crate) const BOTH: &[&str] = &["10.99.0.1:9094", "10.99.0.2:9094"];
 
 #[test]
 fn a_cluster_forms_by_the_network_driver_with_stock_flags() {

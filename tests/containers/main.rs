@@ -6,12 +6,14 @@
 //! - [`engine`]: the harness itself
 //! - [`driver`]: the network driver
 //! - [`host_service`]: hushwire on the machine follows Alertmanager in its container
+//! - [`sidecar`]: hushwire in a container beside the Alertmanager
 #![allow(clippy::disallowed_methods, reason = "a test reads the clock and the environment")]
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a test says what it measured")]
 
 mod driver;
 mod engine;
 mod host_service;
+mod sidecar;
 #[expect(dead_code, reason = "other suites use the rest of it")]
 #[path = "../support/mod.rs"]
 mod support;

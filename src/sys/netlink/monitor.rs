@@ -14,6 +14,7 @@ use netlink_sys::{Socket, protocols::NETLINK_ROUTE};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
+use super::Link;
 use super::convert::read_link;
 use super::exchange::{Messages, RECEIVE_BYTES, receive};
 
@@ -33,6 +34,8 @@ pub struct LinkState {
     pub index: u32,
     /// Its name, which may be new.
     pub name: String,
+    /// What kind of virtual interface it is; none for hardware and the loopback.
+    pub kind: Option<String>,
     /// Whether it is up.
     pub up: bool,
     /// Its MTU, in bytes.
@@ -131,9 +134,9 @@ fn read_event(message: RouteNetlinkMessage) -> Option<LinkEvent> {
     }
     let carrier = message.header.flags.contains(LinkFlags::LowerUp);
     let link = read_link(message);
-    let (index, name, mtu) = (link.index, link.name, link.mtu);
-    let up = link.up && !deleted;
-    Some(LinkEvent::Link(LinkState { index, name, up, mtu, carrier: carrier && up, deleted }))
+    let (up, carrier) = (link.up && !deleted, carrier && link.up && !deleted);
+    let Link { index, name, kind, mtu, .. } = link;
+    Some(LinkEvent::Link(LinkState { index, name, kind, up, mtu, carrier, deleted }))
 }
 
 /// A bridge tells about its ports in the same group and the same words: there, "deleted" means that an
