@@ -3,7 +3,7 @@
 # target/tools, once.
 set -euo pipefail
 
-readonly USAGE='usage: scripts/package.sh [--deb-version VERSION] [cargo deb option]...'
+readonly USAGE='usage: scripts/package.sh [--deb-version VERSION] [--output FILE] [further options of cargo deb]...'
 readonly CARGO_DEB=3.8.0
 
 [[ ${1-} != --help && ${1-} != -h ]] || { echo "$USAGE"; exit; }
@@ -15,4 +15,4 @@ if [[ ! -x target/tools/bin/cargo-deb ]]; then
 fi
 cargo build --release --locked --quiet
 # The profile has stripped it; what it needs of the C library is looked up in it (dpkg-shlibdeps).
-target/tools/bin/cargo-deb --no-build --no-strip --locked --quiet --output target/debian/ "$@"
+target/tools/bin/cargo-deb --no-build --no-strip --locked --quiet "$@"
