@@ -14,7 +14,7 @@ readonly SLOW=(rekey before_the_tunnel start_on_both_sides silences_made_in_an_o
 readonly PROGRAMS='ip:iproute2 mount:mount unshare:util-linux nsenter:util-linux setpriv:util-linux
   ping:iputils-ping wg:wireguard-tools wireguard-go:wireguard-go cc:build-essential c++:g++
   prometheus-alertmanager:prometheus-alertmanager iperf3:iperf3 nft:nftables ss:iproute2
-  ethtool:ethtool strace:strace tcpdump:tcpdump dockerd:docker.io docker:docker.io iptables:iptables'
+  ethtool:ethtool strace:strace tcpdump:tcpdump systemd-analyze:systemd man:man-db mandoc:mandoc dockerd:docker.io docker:docker.io iptables:iptables'
 
 main() {
   quick=
@@ -32,6 +32,7 @@ main() {
   part 'lints' lints
   part 'documentation' documentation
   part 'build of the tests' cargo test --locked --no-run --quiet
+  part 'units and manual' units_and_manual
   part 'tests' tests
   part 'virtual time' virtual_time
   part 'bench' bench
@@ -84,6 +85,32 @@ lints() {
 
 documentation() {
   RUSTDOCFLAGS='-D warnings' cargo doc --locked --no-deps --quiet
+}
+
+# The exposure is systemd's own figure, 0 to 10; the threshold is given in tenths.
+units_and_manual() {
+  local directory page unit
+  directory=$(mktemp -d)
+  cp config/*.service "$directory"
+  # Without the program there, a unit does not verify.
+  sed -i "s#/usr/bin/hushwire#$PWD/target/debug/hushwire#" "$directory"/*.service
+  systemd-analyze verify --man=no "$directory"/*.service || return 1
+  for unit in hushwire.service hushwire@.service; do
+    systemd-analyze security --offline=true --no-pager --threshold=19 "$directory/$unit" >"$directory/score" ||
+      { cat "$directory/score"; return 1; }
+    tail -n 1 "$directory/score" && echo
+  done
+  cp -r config/*.service.d "$directory"
+  systemd-analyze verify --man=no "$directory/hushwire.service" || return 1
+  systemd-analyze security --offline=true --no-pager "$directory/hushwire.service" >"$directory/score"
+  echo "with hushwire.service.d/container.conf: $(tail -n 1 "$directory/score")"
+  rm -r "$directory"
+  for page in config/man/*; do
+    mandoc -T lint -W warning "$page" || return 1
+    # man says its warnings, and goes on.
+    [[ -z $(MANWIDTH=80 LC_ALL=C.UTF-8 man --warnings --local-file "$page" 2>&1 >/dev/null) ]] || return 1
+  done
+  echo 'manual pages: no warnings'
 }
 
 # A package of its own, so that boringtun's mock clock stays out of the program.
