@@ -15,6 +15,7 @@
 //! - [`offload`]: with and without offloads, at every MTU, each byte of [`traffic`] and each checksum
 //! - [`lone`]: the system calls of a lone datagram; [`load`]: what a datagram meets beside transfers
 //! - [`names`]: endpoints that are names
+//! - [`netns`]: the interface in another network namespace, by name, path and process
 //! - [`hostile`]: junk, forgeries and replays at the underlay port
 //! - [`stranger`]: a neighbour without a key who goes past the tunnel; what it sends is [`crafted`]
 //! - [`closed`]: the interface goes while somebody plays the gateway, and no gossip leaves in clear
@@ -34,6 +35,7 @@ mod lifecycle;
 mod load;
 mod lone;
 mod names;
+mod netns;
 mod offload;
 mod outage;
 mod pair;

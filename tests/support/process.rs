@@ -24,6 +24,7 @@ const PACKAGES: &[(&str, &str)] = &[
     ("ldd", "libc-bin"),
     ("iperf3", "iperf3"),
     ("iptables", "iptables"),
+    ("mount", "mount"),
     ("nft", "nftables"),
     ("nsenter", "util-linux"),
     ("perl", "perl-base"),

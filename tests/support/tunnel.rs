@@ -172,7 +172,8 @@ impl<'lab> Tunnel<'lab> {
         found.unwrap_or_else(|| panic!("status shows no peer {name}"))
     }
 
-    fn try_status(&self) -> Option<Status> {
+    /// The same, if there is one that answers.
+    pub(crate) fn try_status(&self) -> Option<Status> {
         serde_json::from_slice(&self.hushwire("status", &["--json"]).stdout).ok()
     }
 
