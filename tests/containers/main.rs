@@ -6,6 +6,7 @@
 //! - [`engine`]: the harness itself
 //! - [`driver`]: the network driver
 //! - [`host_service`]: hushwire on the machine follows Alertmanager in its container
+//! - [`image`]: the image that operators build
 //! - [`sidecar`]: hushwire in a container beside the Alertmanager
 #![allow(clippy::disallowed_methods, reason = "a test reads the clock and the environment")]
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a test says what it measured")]
@@ -13,6 +14,7 @@
 mod driver;
 mod engine;
 mod host_service;
+mod image;
 mod sidecar;
 #[expect(dead_code, reason = "other suites use the rest of it")]
 #[path = "../support/mod.rs"]
