@@ -40,6 +40,7 @@ main() {
     part 'fuzz' fuzz
     part 'optimised build' cargo build --release --locked --quiet
     part 'namespace suite' namespace_suite
+    part 'image' scripts/image.sh
     part 'containers' containers
     part 'bench, shortly' scripts/bench.sh --quick start udp idle flows
   fi
@@ -153,10 +154,11 @@ tests() {
   in_namespaces cargo test --locked --offline --quiet -- --test-threads=4 --show-output "${skip[@]}"
 }
 
-# A minute a target finds what is new and near; `scripts/fuzz.sh 3600` looks further.
+# With the corpus that is kept, some seconds a target find what is new and near; `scripts/fuzz.sh 3600` looks
+# further.
 fuzz() {
   cargo clippy --locked --quiet --manifest-path tests/fuzz/Cargo.toml --target-dir target/fuzz \
-    -- -D warnings && scripts/fuzz.sh 60
+    -- -D warnings && scripts/fuzz.sh 20
 }
 
 main "$@"
