@@ -39,6 +39,7 @@ use crate::dataplane::{self, Handle, Notice, View};
 use crate::sys::attach::AttachRequest;
 use crate::sys::guard::Guard;
 use crate::sys::keeper::Keeper;
+use crate::sys::locked;
 use crate::sys::memory;
 use crate::sys::netns::Namespace;
 use crate::sys::udp::Udp;
@@ -209,6 +210,9 @@ impl Daemon {
         };
         daemon.keep_underlay().await;
         daemon.service.ready(report::line(&daemon));
+        if let Some(error) = locked::refusal() {
+            warn!(%error, "keys may be swapped out: the limit on locked memory (ulimit -l) is too low");
+        }
         let interface = &daemon.config.interface;
         info!(
             interface = interface.name,

@@ -18,6 +18,7 @@ pub mod inherit;
 pub mod inotify;
 pub mod interface;
 pub mod keeper;
+pub mod locked;
 pub mod memory;
 mod message;
 pub mod mounts;

@@ -27,6 +27,7 @@ use super::peer::{Context, Peer};
 use super::session::{Identity, Opened};
 use super::snapshot::{PeerSnapshot, Snapshot};
 use crate::offload::Offload;
+use crate::sys::locked::Locked;
 
 mod apply;
 mod outgoing;
@@ -46,7 +47,7 @@ const BARE_START_PATIENCE: Duration = Duration::from_secs(5);
 /// A WireGuard device without sockets: see the head of this file for how it is driven.
 pub struct Device {
     private_key: Option<PrivateKey>,
-    identity: Option<Identity>,
+    identity: Option<Locked<Identity>>,
     mtu: usize,
     /// Where our own datagrams leave from; 0 as long as it is not known.
     listen_port: u16,

@@ -1,15 +1,18 @@
 //! The three kinds of keys, and their two text forms.
 //!
 //! Base64 is the form of files and people, lower-case hexadecimal that of the control socket. Secret
-//! keys print as `(hidden)`, compare in constant time and are wiped when dropped. Decoding does not
-//! branch on the bytes of a key.
+//! keys print as `(hidden)`, compare in constant time, lie in memory that is locked, and are wiped when the last
+//! copy is dropped: a clone shares the bytes. Decoding does not branch on the bytes of a key.
 
 use std::fmt;
 use std::str::FromStr;
+use std::sync::Arc;
 
 use base64ct::{Base64, Encoding};
 use x25519_dalek::StaticSecret;
 use zeroize::{Zeroize, Zeroizing};
+
+use crate::sys::locked::Locked;
 
 /// Length of every WireGuard key, in bytes.
 pub const KEY_LEN: usize = 32;
@@ -93,12 +96,15 @@ macro_rules! secret_key {
     ($name:ident, $what:literal) => {
         #[doc = $what]
         #[derive(Clone)]
-        pub struct $name(Zeroizing<[u8; KEY_LEN]>);
+        pub struct $name(Arc<Locked<[u8; KEY_LEN]>>);
 
         impl $name {
             /// Takes 32 bytes as they are.
-            pub fn from_bytes(bytes: [u8; KEY_LEN]) -> Self {
-                Self(Zeroizing::new(bytes))
+            pub fn from_bytes(mut bytes: [u8; KEY_LEN]) -> Self {
+                let mut place = Locked::new([0; KEY_LEN]);
+                place.copy_from_slice(&bytes);
+                bytes.zeroize();
+                Self(Arc::new(place))
             }
 
             /// The 32 bytes; a secret.
@@ -111,7 +117,7 @@ macro_rules! secret_key {
             /// # Errors
             /// [`KeyError`] when the text is not that.
             pub fn from_hex(text: &str) -> Result<Self, KeyError> {
-                from_hex(text).map(Self)
+                from_hex(text).map(|bytes| Self::from_bytes(*bytes))
             }
 
             /// Base64 of the key, wiped when dropped; only for key files and their printing.
@@ -128,7 +134,7 @@ macro_rules! secret_key {
         impl FromStr for $name {
             type Err = KeyError;
             fn from_str(text: &str) -> Result<Self, KeyError> {
-                from_base64(text).map(Self)
+                from_base64(text).map(|bytes| Self::from_bytes(*bytes))
             }
         }
 

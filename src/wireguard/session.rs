@@ -7,6 +7,9 @@
 //! a tick, and gives it no room for an initiation: what its schedule wants is never made, so that
 //! there is no initiation but those that peer.rs sends. The ages of sessions are kept here as well,
 //! from the same stamps, and a session is neither used nor accepted past 180 s, whatever `Tunn` thinks.
+//!
+//! `Tunn` does not wipe its keys. It lies in memory that is wiped as a whole when it is dropped; until then,
+//! keys of a session that it gave up stay in it until others take their place.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -21,6 +24,7 @@ use x25519_dalek::StaticSecret;
 use super::drops::DropReason;
 use super::keys::{PresharedKey, PrivateKey, PublicKey};
 use super::message::{self, COOKIE_REPLY_LEN, DATA_OVERHEAD, INITIATION_LEN, Message};
+use crate::sys::locked::{Locked, wipe_stack};
 
 /// A session is not used past this age (section 6.1 of the paper, `REJECT_AFTER_TIME`).
 pub(super) const REJECT_AFTER_TIME: Duration = Duration::from_secs(180);
@@ -38,15 +42,22 @@ pub(super) struct Identity {
 }
 
 impl Identity {
-    pub(super) fn new(private_key: &PrivateKey) -> Self {
+    pub(super) fn new(private_key: &PrivateKey) -> Locked<Self> {
+        let identity = Self::in_place(private_key);
+        wipe_stack();
+        identity
+    }
+
+    #[inline(never)]
+    fn in_place(private_key: &PrivateKey) -> Locked<Self> {
         let secret = StaticSecret::from(*private_key.as_bytes());
         let public = x25519_dalek::PublicKey::from(&secret);
-        Self {
+        Locked::new(Self {
             lenient: Arc::new(RateLimiter::new(&public, u64::MAX)),
             strict: RateLimiter::new(&public, 0),
             secret,
             public,
-        }
+        })
     }
 
     pub(super) fn public_key(&self) -> PublicKey {
@@ -91,7 +102,7 @@ pub(super) struct CookieNeeded;
 
 /// Handshakes and sessions with one peer under one pair of keys.
 pub(super) struct Session {
-    tunn: Box<Tunn>,
+    tunn: Locked<Tunn>,
     /// When `Tunn` last took the time: the stamp of all that it did since.
     stamp: Instant,
     /// Sessions that `Tunn` holds, each at its index modulo [`SESSIONS`].
@@ -142,21 +153,9 @@ impl Session {
         index: u32,
         now: Instant,
     ) -> Self {
-        let tunn = Tunn::new(
-            identity.secret.clone(),
-            x25519_dalek::PublicKey::from(*peer.as_bytes()),
-            preshared_key.map(|key| *key.as_bytes()),
-            None,
-            index,
-            Some(identity.lenient.clone()),
-        );
-        Self {
-            tunn: Box::new(tunn),
-            stamp: now,
-            established: [None; SESSIONS],
-            current: None,
-            awaited: None,
-        }
+        let tunn = new_tunn(identity, peer, preshared_key, index);
+        wipe_stack();
+        Self { tunn, stamp: now, established: [None; SESSIONS], current: None, awaited: None }
     }
 
     /// The session that would seal a packet now, if there is one. After crossing handshakes each side
@@ -201,6 +200,7 @@ impl Session {
     ) -> Result<usize, DropReason> {
         self.take_time(now);
         let response = self.tunn.decapsulate(None, initiation, out);
+        wipe_stack();
         let TunnResult::WriteToNetwork(response) = response else {
             return Err(drop_reason(response, DropReason::InvalidHandshake));
         };
@@ -225,6 +225,7 @@ impl Session {
             _ => return Err(DropReason::MalformedMessage),
         };
         let confirmation = self.tunn.decapsulate(None, response, out);
+        wipe_stack();
         let TunnResult::WriteToNetwork(confirmation) = confirmation else {
             return Err(drop_reason(confirmation, DropReason::InvalidHandshake));
         };
@@ -345,6 +346,24 @@ impl Session {
         }
         newer
     }
+}
+
+/// Leaves keys on the stack: `Tunn` and what it is made of are moved by value.
+#[inline(never)]
+fn new_tunn(
+    identity: &Identity,
+    peer: &PublicKey,
+    preshared_key: Option<&PresharedKey>,
+    index: u32,
+) -> Locked<Tunn> {
+    Locked::new(Tunn::new(
+        identity.secret.clone(),
+        x25519_dalek::PublicKey::from(*peer.as_bytes()),
+        preshared_key.map(|key| *key.as_bytes()),
+        None,
+        index,
+        Some(identity.lenient.clone()),
+    ))
 }
 
 /// The name of what `Tunn` refused; `otherwise` stands for what has no name of its own.

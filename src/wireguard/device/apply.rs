@@ -59,7 +59,7 @@ impl Device {
         self.identity = key.as_ref().map(Identity::new);
         self.private_key = key;
         // A device that has the peer's key is the peer: it would talk to itself.
-        let own = self.identity.as_ref().map(Identity::public_key);
+        let own = self.identity.as_ref().map(|identity| identity.public_key());
         if let Some(id) = own.and_then(|key| self.by_key.get(&key).copied()) {
             self.remove(id);
         }
