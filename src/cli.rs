@@ -252,12 +252,12 @@ Exit codes:
     /// Print a new private key, as `wg genkey` does
     #[command(after_long_help = "\
 Example:
-  (umask 077; hushwire genkey > private.key)
+  hushwire genkey --out private.key
 
 Exit codes:
   0  printed
   1  it could not be made or written")]
-    Genkey,
+    Genkey(KeyOutput),
 
     /// Read a private key, print its public key, as `wg pubkey` does
     #[command(after_long_help = "\
@@ -272,12 +272,22 @@ Exit codes:
     /// Print a new preshared key, as `wg genpsk` does
     #[command(after_long_help = "\
 Example:
-  (umask 077; hushwire genpsk > cluster.psk)
+  hushwire genpsk --out cluster.psk
 
 Exit codes:
   0  printed
   1  it could not be made or written")]
-    Genpsk,
+    Genpsk(KeyOutput),
+}
+
+/// Where a new key goes.
+#[derive(Debug, Args)]
+pub struct KeyOutput {
+    /// Write it to this new file, mode 0600, instead of printing it
+    ///
+    /// A file that is there is never overwritten.
+    #[arg(long, value_name = "FILE")]
+    pub out: Option<PathBuf>,
 }
 
 /// Which configuration.

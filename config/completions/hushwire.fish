@@ -75,6 +75,8 @@ complete -c hushwire -n "__fish_hushwire_using_subcommand alertmanager-flags" -l
 complete -c hushwire -n "__fish_hushwire_using_subcommand alertmanager-flags" -l peer-name -d 'Add --cluster.peer-name: for Alertmanager 0.30 and later only'
 complete -c hushwire -n "__fish_hushwire_using_subcommand alertmanager-flags" -l one-per-line -d 'Print each flag on a line of its own'
 complete -c hushwire -n "__fish_hushwire_using_subcommand alertmanager-flags" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c hushwire -n "__fish_hushwire_using_subcommand genkey" -l out -d 'Write it to this new file, mode 0600, instead of printing it' -r -F
 complete -c hushwire -n "__fish_hushwire_using_subcommand genkey" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c hushwire -n "__fish_hushwire_using_subcommand pubkey" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c hushwire -n "__fish_hushwire_using_subcommand genpsk" -l out -d 'Write it to this new file, mode 0600, instead of printing it' -r -F
 complete -c hushwire -n "__fish_hushwire_using_subcommand genpsk" -s h -l help -d 'Print help (see more with \'--help\')'

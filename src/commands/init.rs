@@ -3,17 +3,14 @@
 //! All or nothing: a key is left behind only if the whole of it is on the disk and its block was
 //! printed. A key that is there already is this machine's identity and is never touched.
 
-use std::fs::{File, OpenOptions};
-use std::io::{self, Write};
-use std::os::unix::fs::OpenOptionsExt;
-use std::path::{Path, PathBuf};
+use std::io::Write;
+use std::path::Path;
 
-use zeroize::Zeroizing;
-
+use super::keyfile::{KeyFile, NotWritten};
 use super::keys::new_private_key;
 use super::{Failure, remark};
 use crate::cli::Init;
-use crate::wireguard::{KEY_BASE64_LEN, PrivateKey, PublicKey};
+use crate::wireguard::PublicKey;
 
 pub(super) fn run(arguments: &Init, out: &mut dyn Write) -> Result<(), Failure> {
     let config = &arguments.file.config;
@@ -28,7 +25,9 @@ pub(super) fn run(arguments: &Init, out: &mut dyn Write) -> Result<(), Failure> 
         ))
     })?;
     let key = new_private_key()?;
-    let file = KeyFile::write(directory.join("private.key"), &key)?;
+    let path = directory.join("private.key");
+    let file =
+        KeyFile::write(&path, &key.to_base64()).map_err(|error| not_written(&path, error))?;
     if !arguments.block_only && !has_filter(config) {
         out.write_all(FILTER.as_bytes())?;
     }
@@ -42,7 +41,7 @@ pub(super) fn run(arguments: &Init, out: &mut dyn Write) -> Result<(), Failure> 
          \x20    machine: {}\n\
          \x20 3. hushwire check\n\
          \x20 4. hushwire up",
-        file.path.display(),
+        path.display(),
         config.display(),
     ));
     file.keep();
@@ -83,59 +82,16 @@ fn block(arguments: &Init, public_key: &PublicKey) -> String {
     )
 }
 
-/// A key file that is removed again unless it is to be kept.
-struct KeyFile {
-    path: PathBuf,
-    keep: bool,
-}
-
-impl KeyFile {
-    fn write(path: PathBuf, key: &PrivateKey) -> Result<Self, Failure> {
-        // `create_new` neither overwrites nor follows a link; the mode is there before the first byte.
-        let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path);
-        let file = match file {
-            Ok(file) => file,
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
-                return Err(Failure::failed(format_args!(
-                    "{0} is there already: it is the identity of this machine, and peers know it by \
-                     that.\nTo see its public key:  hushwire pubkey < {0}\n\
-                     For a new identity, move that file away first and run this again.",
-                    path.display()
-                )));
-            }
-            Err(error) => return Err(cannot_write(&path, &error)),
-        };
-        let written = Self { path, keep: false };
-        written.fill(file, key).map_err(|error| cannot_write(&written.path, &error))?;
-        Ok(written)
+fn not_written(path: &Path, error: NotWritten) -> Failure {
+    let path = path.display();
+    match error {
+        NotWritten::Exists => Failure::failed(format_args!(
+            "{path} is there already: it is the identity of this machine, and peers know it by \
+             that.\nTo see its public key:  hushwire pubkey < {path}\n\
+             For a new identity, move that file away first and run this again."
+        )),
+        NotWritten::Failed(error) => Failure::failed(format_args!(
+            "cannot write {path}: {error}; run this as root, or name another place with --config"
+        )),
     }
-
-    fn fill(&self, mut file: File, key: &PrivateKey) -> io::Result<()> {
-        let mut line = Zeroizing::new(String::with_capacity(KEY_BASE64_LEN + 1));
-        line.push_str(&key.to_base64());
-        line.push('\n');
-        file.write_all(line.as_bytes())?;
-        file.sync_all()?;
-        // The name of the file is on the disk only when its directory is.
-        File::open(self.path.parent().unwrap_or(Path::new(".")))?.sync_all()
-    }
-
-    fn keep(mut self) {
-        self.keep = true;
-    }
-}
-
-impl Drop for KeyFile {
-    fn drop(&mut self) {
-        if !self.keep {
-            let _ = std::fs::remove_file(&self.path);
-        }
-    }
-}
-
-fn cannot_write(path: &Path, error: &io::Error) -> Failure {
-    Failure::failed(format_args!(
-        "cannot write {}: {error}; run this as root, or name another place with --config",
-        path.display()
-    ))
 }

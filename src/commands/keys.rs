@@ -7,20 +7,39 @@ use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::fd::AsFd;
 use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
 
 use zeroize::Zeroizing;
 
+use super::keyfile::{KeyFile, NotWritten};
 use super::{Failure, remark};
 use crate::wireguard::{KEY_BASE64_LEN, KEY_LEN, PresharedKey, PrivateKey, PublicKey};
 
-pub(super) fn genkey(out: &mut dyn Write) -> Result<(), Failure> {
-    warn_if_others_may_read();
-    print_key(&new_private_key()?.to_base64(), out)
+pub(super) fn genkey(file: Option<&Path>, out: &mut dyn Write) -> Result<(), Failure> {
+    give(&new_private_key()?.to_base64(), file, out)
 }
 
-pub(super) fn genpsk(out: &mut dyn Write) -> Result<(), Failure> {
-    warn_if_others_may_read();
-    print_key(&PresharedKey::from_bytes(*random()?).to_base64(), out)
+pub(super) fn genpsk(file: Option<&Path>, out: &mut dyn Write) -> Result<(), Failure> {
+    give(&PresharedKey::from_bytes(*random()?).to_base64(), file, out)
+}
+
+/// Writes a key to a new file, or prints it.
+fn give(key: &str, file: Option<&Path>, out: &mut dyn Write) -> Result<(), Failure> {
+    match file {
+        Some(path) => KeyFile::write(path, key).map(KeyFile::keep).map_err(|error| match error {
+            NotWritten::Exists => Failure::failed(format_args!(
+                "{} is there already, and is not overwritten; name another file, or move it away",
+                path.display()
+            )),
+            NotWritten::Failed(error) => {
+                Failure::failed(format_args!("cannot write {}: {error}", path.display()))
+            }
+        }),
+        None => {
+            warn_if_others_may_read();
+            print_key(key, out)
+        }
+    }
 }
 
 pub(super) fn pubkey(out: &mut dyn Write) -> Result<(), Failure> {

@@ -7,6 +7,7 @@ mod alertmanager_flags;
 mod check;
 mod device;
 mod init;
+mod keyfile;
 mod keys;
 mod status;
 mod up;
@@ -84,9 +85,9 @@ pub fn run(
         Command::AlertmanagerFlags(arguments) => {
             alertmanager_flags::run(&arguments, environment, out)
         }
-        Command::Genkey => keys::genkey(out),
+        Command::Genkey(to) => keys::genkey(to.out.as_deref(), out),
         Command::Pubkey => keys::pubkey(out),
-        Command::Genpsk => keys::genpsk(out),
+        Command::Genpsk(to) => keys::genpsk(to.out.as_deref(), out),
     }
 }
 
