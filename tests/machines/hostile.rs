@@ -26,7 +26,7 @@ fn hostile_datagrams_reach_nobody_and_are_counted_under_their_reasons() {
         identity.endpoint = Some(stand_in(number));
     }
     let wire = Forwarder::start(&lab.switch, ["192.0.2.1:52001", "192.0.2.2:52002"]);
-    let mut tunnels = Tunnel::start_all(&lab, &identities);
+    let mut tunnels = Tunnel::start_all_with(&lab, "", &identities);
     // Machine 2 has to have taken what is replayed to it. The first initiation may have come before its
     // socket was open, and a replay of that is as good as the original. So start machine 1 once more, past
     // the 20 ms in which a second initiation is refused.

@@ -16,7 +16,7 @@ use nix::unistd::Pid;
 
 use crate::support::lab::{Family, Lab, overlay};
 use crate::support::machine::Machine;
-use crate::support::tunnel::{HUSHWIRE, Identity, Tunnel, shared_file};
+use crate::support::tunnel::{GOSSIP_ONLY, HUSHWIRE, Identity, Tunnel, shared_file};
 use crate::support::{millis, seconds, wait_for};
 
 const SOCKET: &str = "/run/wireguard/hush0.keeper";
@@ -51,7 +51,7 @@ impl Keeper {
 /// Two tunnels that can ping each other, the configuration with a head.
 fn pair<'lab>(lab: &'lab Lab, head: &str) -> (Vec<Tunnel<'lab>>, Vec<Identity>) {
     let identities = Identity::all(2, Family::V4, &[Family::V4]);
-    let file = shared_file(head, &identities);
+    let file = shared_file(&format!("{GOSSIP_ONLY}{head}"), &identities);
     let mut tunnels: Vec<_> = (1..)
         .zip(&identities)
         .map(|(number, identity)| Tunnel::start(lab.machine(number), identity, &file))

@@ -14,15 +14,19 @@
 //! - [`bare`]: `hushwire NAME` under `wg`, `wg-quick` and `ip`; [`bare_settings`]: what `wg` sets and shows
 //! - [`offload`]: with and without offloads, at every MTU, each byte of [`traffic`] and each checksum
 //! - [`lone`]: the system calls of a lone datagram; [`load`]: what a datagram meets beside transfers
+//! - [`keys`]: where keys are in memory, where they never are, and how they are changed under traffic
 //! - [`names`]: endpoints that are names
 //! - [`netns`]: the interface in another network namespace, by name, path and process
-//! - [`hostile`]: junk, forgeries and replays at the underlay port
+//! - [`hostile`]: junk, forgeries and replays at the underlay port; [`attacker`]: a peer with a valid key
 //! - [`stranger`]: a neighbour without a key who goes past the tunnel; what it sends is [`crafted`]
 //! - [`closed`]: the interface goes while somebody plays the gateway, and no gossip leaves in clear
 //! - [`lifecycle`]: reload, left-overs, second daemons, descriptors, memory
 #![allow(clippy::disallowed_methods, reason = "a test reads the clock and the environment")]
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a test says what it measured")]
 
+mod attacker;
+#[path = "../support/crafted.rs"]
+mod attempts;
 mod bare;
 mod bare_settings;
 mod closed;
@@ -31,6 +35,7 @@ mod crafted;
 mod hostile;
 mod interop;
 mod keeper;
+mod keys;
 mod lifecycle;
 mod load;
 mod lone;
@@ -41,6 +46,8 @@ mod outage;
 mod pair;
 mod recovery;
 mod service;
+#[path = "../support/stack.rs"]
+mod stack;
 mod start;
 mod stranger;
 #[expect(dead_code, reason = "other suites and the bench use the rest of it")]

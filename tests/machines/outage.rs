@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 use crate::recovery::over_a_forwarder;
 use crate::support::alertmanager::{Alertmanager, members};
 use crate::support::lab::{Family, Lab};
-use crate::support::tunnel::{Identity, Tunnel, shared_file};
+use crate::support::tunnel::{GOSSIP_ONLY, Identity, Tunnel, shared_file};
 use crate::support::{millis, seconds};
 
 /// Seconds without a link, or without the tunnel of machine2.
@@ -86,7 +86,7 @@ fn told(arrivals: &Arrivals) -> String {
 fn arrivals(resend: &str) -> Vec<Arrivals> {
     let lab = Lab::new(2);
     let (forwarder, identities) = over_a_forwarder(&lab);
-    let file = shared_file(&format!("[gossip]\nresend = \"{resend}\""), &identities);
+    let file = shared_file(&format!("{GOSSIP_ONLY}[gossip]\nresend = \"{resend}\""), &identities);
     let mut tunnels: Vec<_> = (1..)
         .zip(&identities)
         .map(|(number, identity)| Tunnel::start(lab.machine(number), identity, &file))

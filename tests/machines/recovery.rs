@@ -10,7 +10,7 @@ use crate::support::alertmanager::{Alertmanager, members};
 use crate::support::forwarder::{Forwarder, stand_in};
 use crate::support::lab::{Family, Lab};
 use crate::support::message::Message;
-use crate::support::tunnel::{Identity, Tunnel, shared_file};
+use crate::support::tunnel::{GOSSIP_ONLY, Identity, Tunnel, shared_file};
 use crate::support::{millis, seconds};
 
 #[test]
@@ -181,7 +181,7 @@ fn joins_over_a_late_tunnel(family: Family) {
     let alone: Vec<_> = alertmanagers.iter().map(|member| member.cluster().1.len()).collect();
     assert_eq!(alone, [1, 1], "without a tunnel nobody can have met");
 
-    let file = shared_file("", &identities);
+    let file = shared_file(GOSSIP_ONLY, &identities);
     let start = Instant::now();
     let mut tunnels: Vec<_> =
         (0..2).map(|n| Tunnel::start(lab.machine(n + 1), &identities[n], &file)).collect();

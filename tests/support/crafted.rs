@@ -36,7 +36,23 @@ impl Ends {
         Self { from: address(from), to: address(to) }
     }
 
-    fn back(self) -> Self {
+    /// An echo request.
+    pub fn ping(self, number: u16) -> Vec<u8> {
+        self.echo(if self.is_v4() { 8 } else { 128 }, number)
+    }
+
+    /// An echo reply.
+    pub fn pong(self, number: u16) -> Vec<u8> {
+        self.echo(if self.is_v4() { 0 } else { 129 }, number)
+    }
+
+    fn echo(self, kind: u8, number: u16) -> Vec<u8> {
+        let [high, low] = number.to_be_bytes();
+        let protocol = if self.is_v4() { 1 } else { 58 };
+        self.packet(protocol, &self.summed(protocol, vec![kind, 0, 0, 0, 0, 1, high, low]))
+    }
+
+    pub fn back(self) -> Self {
         Self { from: self.to, to: self.from }
     }
 
@@ -95,11 +111,8 @@ impl Ends {
     }
 
     fn icmp(self) -> Vec<Group> {
-        let (protocol, errors, echo) = if self.is_v4() {
-            (1, &[3, 11, 12][..], [8, 0])
-        } else {
-            (58, &[1, 2, 3, 4][..], [128, 129])
-        };
+        let (protocol, errors) =
+            if self.is_v4() { (1, &[3, 11, 12][..]) } else { (58, &[1, 2, 3, 4][..]) };
         let message = |kind: u8, rest: &[u8]| {
             let mut message = vec![kind, 0, 0, 0, 0, 0, 5, 0];
             message.extend(rest);
@@ -120,7 +133,7 @@ impl Ends {
         let nested = back.packet(protocol, &back.summed(protocol, quoting_error));
         let mut later = back.pieces(7, UDP, &back.datagram_bytes(EPHEMERAL, GOSSIP, 64), &[16]);
         let fragments = errors.len();
-        let echoes = single(echo.into_iter().map(|kind| back_message(back, protocol, kind)));
+        let echoes = [back.ping(1), back.pong(1)];
         vec![
             group("icmp, all types but errors", 2, kinds),
             group("icmp, error about tcp to 9094", errors.len(), about(&gossip)),
@@ -137,7 +150,7 @@ impl Ends {
             group(
                 "icmp, error about ping",
                 2 * errors.len(),
-                echoes.iter().flat_map(|echo| about(&echo[0])).collect(),
+                echoes.iter().flat_map(|echo| about(echo)).collect(),
             ),
             group("icmp, error about a first fragment", fragments, about(&later[0])),
             group("icmp, error about a later fragment", 0, about(&later.remove(1))),
@@ -219,9 +232,7 @@ impl Ends {
                     if kind > 1 {
                         options[1] = (words * 4) as u8;
                     }
-                    if let Some(place) = options.get_mut(2..4) {
-                        place.copy_from_slice(&GOSSIP.to_be_bytes());
-                    }
+                    options[2..4].copy_from_slice(&GOSSIP.to_be_bytes());
                     let segment = self.summed(TCP, segment(GOSSIP, port, SYN, &[]));
                     self.v4(TCP, &options, 0x4000, 1, &segment)
                 })
@@ -440,10 +451,6 @@ impl Ends {
         message[at..at + 2].copy_from_slice(&sum.to_be_bytes());
         message
     }
-}
-
-fn back_message(back: Ends, protocol: u8, kind: u8) -> Vec<u8> {
-    back.packet(protocol, &back.summed(protocol, vec![kind, 0, 0, 0, 0, 1, 0, 1]))
 }
 
 fn segment(source: u16, destination: u16, flags: u8, payload: &[u8]) -> Vec<u8> {

@@ -80,6 +80,9 @@ pub(crate) fn shared_file(head: &str, identities: &[Identity]) -> String {
     text
 }
 
+/// What `hushwire init` writes above the blocks.
+pub(crate) const GOSSIP_ONLY: &str = "[filter]\nallow = [\"tcp/9094\", \"udp/9094\", \"icmp\"]\n";
+
 /// `hushwire up` in a machine.
 pub(crate) struct Tunnel<'lab> {
     machine: &'lab Machine,
@@ -116,10 +119,42 @@ impl<'lab> Tunnel<'lab> {
         Self { machine, process, directory }
     }
 
-    /// Starts one tunnel for each identity, on machines 1, 2, …, and waits until all are attached.
+    /// The same with a log that tells everything.
+    pub(crate) fn start_talkative(
+        machine: &'lab Machine,
+        identity: &Identity,
+        file: &str,
+        secrets: &[(&str, &str)],
+    ) -> Self {
+        let directory = Self::write_files(identity, file);
+        for (name, text) in secrets {
+            write_secret(&directory, name, text);
+        }
+        let config = directory.path().join("hushwire.toml").display().to_string();
+        let process = machine.start(HUSHWIRE, &["up", "--log-level", "trace", "--config", &config]);
+        Self { machine, process, directory }
+    }
+
+    /// Writes a file beside the configuration that only its owner may read.
+    pub(crate) fn write_secret(&self, name: &str, text: &str) {
+        write_secret(&self.directory, name, text);
+    }
+
+    /// Starts one tunnel for each identity, on machines 1, 2, …, and waits until all are attached. They
+    /// have the filter that `hushwire init` writes.
     #[track_caller]
     pub(crate) fn start_all(lab: &'lab super::lab::Lab, identities: &[Identity]) -> Vec<Self> {
-        let file = shared_file("", identities);
+        Self::start_all_with(lab, GOSSIP_ONLY, identities)
+    }
+
+    /// The same with another head of the file.
+    #[track_caller]
+    pub(crate) fn start_all_with(
+        lab: &'lab super::lab::Lab,
+        head: &str,
+        identities: &[Identity],
+    ) -> Vec<Self> {
+        let file = shared_file(head, identities);
         let mut tunnels: Vec<_> = (1..)
             .zip(identities)
             .map(|(number, identity)| Self::start(lab.machine(number), identity, &file))
