@@ -4,6 +4,7 @@
 //! Every engine, image, container and network is one test's own, see `support::docker`.
 //!
 //! - [`engine`]: the harness itself
+//! - [`compose`]: the files of config/compose
 //! - [`driver`]: the network driver
 //! - [`host_service`]: hushwire on the machine follows Alertmanager in its container
 //! - [`image`]: the image that operators build
@@ -11,6 +12,7 @@
 #![allow(clippy::disallowed_methods, reason = "a test reads the clock and the environment")]
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a test says what it measured")]
 
+mod compose;
 mod driver;
 mod engine;
 mod host_service;
