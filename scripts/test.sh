@@ -14,8 +14,8 @@ readonly SLOW=(rekey before_the_tunnel start_on_both_sides silences_made_in_an_o
 readonly PROGRAMS='ip:iproute2 mount:mount unshare:util-linux nsenter:util-linux setpriv:util-linux
   ping:iputils-ping wg:wireguard-tools wireguard-go:wireguard-go cc:build-essential c++:g++
   prometheus-alertmanager:prometheus-alertmanager iperf3:iperf3 nft:nftables ss:iproute2
-  ethtool:ethtool strace:strace tcpdump:tcpdump systemd-analyze:systemd man:man-db mandoc:mandoc dockerd:docker.io docker:docker.io iptables:iptables
-  docker-compose:docker-compose'
+  ethtool:ethtool strace:strace tcpdump:tcpdump systemd-analyze:systemd man:man-db mandoc:mandoc
+  dockerd:docker.io docker:docker.io docker-compose:docker-compose iptables:iptables podman:podman'
 
 main() {
   quick=

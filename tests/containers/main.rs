@@ -6,6 +6,7 @@
 //! - [`engine`]: the harness itself
 //! - [`compose`]: the files of config/compose
 //! - [`driver`]: the network driver
+//! - [`following`]: which container, and engines that come, end and are restarted; podman
 //! - [`host_service`]: hushwire on the machine follows Alertmanager in its container
 //! - [`image`]: the image that operators build
 //! - [`sidecar`]: hushwire in a container beside the Alertmanager
@@ -15,6 +16,7 @@
 mod compose;
 mod driver;
 mod engine;
+mod following;
 mod host_service;
 mod image;
 mod sidecar;

@@ -29,6 +29,7 @@ const PACKAGES: &[(&str, &str)] = &[
     ("nsenter", "util-linux"),
     ("perl", "perl-base"),
     ("ping", "iputils-ping"),
+    ("podman", "podman"),
     ("prometheus-alertmanager", "prometheus-alertmanager"),
     ("setpriv", "util-linux"),
     ("ss", "iproute2"),

@@ -23,7 +23,7 @@ const LONGEST_PAUSE: Duration = Duration::from_millis(400);
 
 /// Follows a container for ever.
 pub(super) async fn follow(engine: Engine, which: Selector, states: watch::Sender<State>) {
-    let mut follower = Follower { engine, which, states, running: None, pid: 0 };
+    let mut follower = Follower { engine, which, states, running: None, pid: 0, ended: false };
     let mut pause = FIRST_PAUSE;
     loop {
         let error = match follower.engine.events().await {
@@ -51,6 +51,8 @@ struct Follower {
     running: Option<AsyncFd<ProcessWatch>>,
     /// Its id.
     pid: u32,
+    /// It has ended, and the engine was not there to say more.
+    ended: bool,
 }
 
 impl Follower {
@@ -74,6 +76,7 @@ impl Follower {
     }
 
     fn found(&mut self, found: Found) {
+        self.ended = false;
         match found {
             Found::Running(running) if self.running.is_some() && self.pid == running.pid => {}
             Found::Running(running) => self.began(&running),
@@ -115,13 +118,19 @@ impl Follower {
     /// Called when the container's first process has ended: sooner than the engine knows.
     fn ended(&mut self) {
         self.away(&format!("{} is not running", self.what()));
+        self.ended = true;
     }
 
     /// Called when the engine is gone.
     fn lost(&self, error: &EngineError) {
         debug!(%error, "the container engine is asked again");
         if self.running.is_none() {
-            tell(&self.states, State::away(error.to_string()));
+            let ended = if self.ended {
+                format!("{} is not running; ", self.what())
+            } else {
+                String::new()
+            };
+            tell(&self.states, State::away(format!("{ended}{error}")));
         }
     }
 
