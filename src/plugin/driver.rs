@@ -104,6 +104,10 @@ impl Driver {
             Request::Join(endpoint, sandbox) => {
                 return self.join(endpoint, sandbox, overlay, occupied).map(Step::Attach);
             }
+            // The holder from before this process, of whom the engine has not told yet.
+            Request::Leave(_) if self.holder.is_none() && occupied => {
+                return Ok(Step::Detach(Answer::Done {}));
+            }
             Request::Leave(endpoint) | Request::DeleteEndpoint(endpoint) => {
                 return Ok(self.leave(&endpoint));
             }
@@ -202,19 +206,19 @@ impl Driver {
         overlay: &AttachRequest,
         occupied: bool,
     ) -> Result<(), String> {
-        match &self.holder {
-            Some(holder)
-                if holder.endpoint != *endpoint && holder.sandbox.is_some() && occupied =>
-            {
-                let network = holder.network.get(..12).unwrap_or(&holder.network);
-                Err(format!(
-                    "this machine's overlay address {} is in use by another container, and only one can \
-                     have it: stop that one first (docker ps --filter network={network})",
-                    list(overlay)
-                ))
+        let network = match &self.holder {
+            _ if !occupied => return Ok(()),
+            Some(holder) if holder.endpoint == *endpoint || holder.sandbox.is_none() => {
+                return Ok(());
             }
-            _ => Ok(()),
-        }
+            Some(holder) => holder.network.get(..12).unwrap_or(&holder.network),
+            None => "NAME",
+        };
+        Err(format!(
+            "this machine's overlay address {} is in use by another container, and only one can have it: \
+             stop that one first (docker ps --filter network={network})",
+            list(overlay)
+        ))
     }
 }
 
@@ -347,9 +351,14 @@ mod tests {
 
     const DONE: Step = Step::Answer(Answer::Done {});
 
-    /// Puts questions to a driver, one after the other, while the holder's interface is there.
+    /// Puts a question to a driver, while the holder's interface is there.
     fn ask(driver: &mut Driver, request: Request) -> Result<Step, String> {
         driver.handle(request, &overlay(), true)
+    }
+
+    /// The same while there is none.
+    fn ask_free(driver: &mut Driver, request: Request) -> Result<Step, String> {
+        driver.handle(request, &overlay(), false)
     }
 
     fn routes(step: Step) -> Vec<String> {
@@ -364,8 +373,8 @@ mod tests {
     fn a_container_gets_the_interface_and_gives_it_back() {
         let mut driver = Driver::default();
         for _ in 0..3 {
-            assert_eq!(ask(&mut driver, new("a", &["10.99.0.1/32"])), Ok(DONE));
-            let joined = ask(&mut driver, join("a")).unwrap();
+            assert_eq!(ask_free(&mut driver, new("a", &["10.99.0.1/32"])), Ok(DONE));
+            let joined = ask_free(&mut driver, join("a")).unwrap();
             assert_eq!(routes(joined), ["10.98.0.0/24", "10.99.0.2/32"]);
             assert_eq!(
                 ask(&mut driver, Request::Leave(id("a"))),
@@ -379,16 +388,16 @@ mod tests {
     #[test]
     fn routes_of_ipv6_are_for_containers_with_ipv6() {
         let mut driver = Driver::default();
-        ask(&mut driver, new("a", &["10.99.0.1/32", "fd99::1/128"])).unwrap();
-        let joined = ask(&mut driver, join("a")).unwrap();
+        ask_free(&mut driver, new("a", &["10.99.0.1/32", "fd99::1/128"])).unwrap();
+        let joined = ask_free(&mut driver, join("a")).unwrap();
         assert_eq!(routes(joined), ["10.98.0.0/24", "10.99.0.2/32", "fd99::2/128"]);
     }
 
     #[test]
     fn a_second_container_is_refused_while_the_first_is_there() {
         let mut driver = Driver::default();
-        ask(&mut driver, new("a", &["10.99.0.1/32"])).unwrap();
-        ask(&mut driver, join("a")).unwrap();
+        ask_free(&mut driver, new("a", &["10.99.0.1/32"])).unwrap();
+        ask_free(&mut driver, join("a")).unwrap();
         let refused = "this machine's overlay address 10.99.0.1 or fd99::1 is in use by another \
                        container, and only one can have it: stop that one first (docker ps --filter \
                        network=0123456789ab)";
@@ -402,8 +411,8 @@ mod tests {
     #[test]
     fn a_container_that_is_gone_without_a_word_is_in_nobodys_way() {
         let mut driver = Driver::default();
-        ask(&mut driver, new("a", &["10.99.0.1/32"])).unwrap();
-        ask(&mut driver, join("a")).unwrap();
+        ask_free(&mut driver, new("a", &["10.99.0.1/32"])).unwrap();
+        ask_free(&mut driver, join("a")).unwrap();
         assert_eq!(driver.handle(new("b", &["10.99.0.1/32"]), &overlay(), false), Ok(DONE));
         // Created and never joined.
         assert_eq!(ask(&mut driver, new("c", &["10.99.0.1/32"])), Ok(DONE));
@@ -413,9 +422,14 @@ mod tests {
     #[test]
     fn an_endpoint_from_before_this_process_is_joined_and_left() {
         let mut driver = Driver::default();
-        assert_eq!(ask(&mut driver, Request::Leave(id("old"))), Ok(DONE));
-        assert!(matches!(ask(&mut driver, join("older")), Ok(Step::Attach(_))));
+        assert_eq!(ask_free(&mut driver, Request::Leave(id("old"))), Ok(DONE));
+        assert!(matches!(ask_free(&mut driver, join("older")), Ok(Step::Attach(_))));
         let left = ask(&mut driver, Request::Leave(id("older")));
+        assert_eq!(left, Ok(Step::Detach(Answer::Done {})));
+        // The interface was taken over from a predecessor, and the engine has not told whose it is.
+        let refused = ask(&mut driver, new("b", &["10.99.0.1/32"])).unwrap_err();
+        assert!(refused.contains("is in use by another container"), "{refused}");
+        let left = ask(&mut driver, Request::Leave(id("oldest")));
         assert_eq!(left, Ok(Step::Detach(Answer::Done {})));
     }
 
@@ -469,19 +483,19 @@ mod tests {
     #[test]
     fn what_hushwire_cannot_give_is_refused_with_what_to_do() {
         let mut driver = Driver::default();
-        let foreign = ask(&mut driver, new("a", &["10.99.0.9/24"])).unwrap_err();
+        let foreign = ask_free(&mut driver, new("a", &["10.99.0.9/24"])).unwrap_err();
         assert_eq!(
             foreign,
             "10.99.0.9 is not this machine's overlay address, which is 10.99.0.1 or fd99::1: make the \
              network with `docker network create -d hushwire --ipam-driver hushwire NAME`"
         );
-        let none = ask(&mut driver, new("a", &[])).unwrap_err();
+        let none = ask_free(&mut driver, new("a", &[])).unwrap_err();
         assert!(none.starts_with("no address was chosen: make the network with"), "{none}");
         let Request::CreateEndpoint(mut wanted) = new("a", &["10.99.0.1/32"]) else {
             unreachable!()
         };
         wanted.link_layer = true;
-        let refused = ask(&mut driver, Request::CreateEndpoint(wanted)).unwrap_err();
+        let refused = ask_free(&mut driver, Request::CreateEndpoint(wanted)).unwrap_err();
         assert!(refused.ends_with("leave --mac-address out"), "{refused}");
         let options = BTreeMap::from([("mtu".to_owned(), "9000".into())]);
         let refused = ask(&mut driver, Request::CreateNetwork(options)).unwrap_err();

@@ -26,7 +26,7 @@ use crate::support::docker::{ALERTMANAGER, Docker, Events};
 use crate::support::lab::{Family, Lab};
 use crate::support::machine::Machine;
 use crate::support::tunnel::{Identity, Tunnel, shared_file};
-use crate::support::{millis, seconds, wait_for};
+use crate::support::{Scratch, http, millis, seconds, wait_for};
 
 const PLUGIN: &str = "[docker]\nplugin = true";
 const GOSSIP: &[&str] = &["--network", "gossip"];
@@ -148,21 +148,22 @@ impl Echoes {
                 list.lock().expect("no panic").extend(time.map(Duration::from_secs_f64));
             }
         });
-        Self { ping, answered }
+        let this = Self { ping, answered };
+        let first = || this.answered.lock().expect("no panic").first().copied();
+        wait_for("the first echo to be answered", seconds(10), first);
+        this
     }
 
-    /// The first answer after the last silence since then, once answers come again.
+    /// The first answer after the longest silence since then. Answers must come again within 30 s.
     #[track_caller]
     fn first_after_silence(&self, since: Duration) -> Duration {
-        let what = "echoes to be answered again";
-        wait_for(what, seconds(30), || {
-            let answered = self.answered.lock().expect("no panic").clone();
-            let later: Vec<_> = answered.into_iter().filter(|at| *at > since).collect();
-            let pairs = later.windows(2).rev();
-            // What is answered until the container has stopped does not count.
-            pairs.filter(|pair| pair[1] - pair[0] > millis(80)).map(|pair| pair[1]).next()
-        })
-        .0
+        let asked = now();
+        let (answered, _) = wait_for("echoes to be answered again", seconds(30), || {
+            let answered = self.answered.lock().expect("no panic");
+            answered.last().is_some_and(|last| *last > asked).then(|| answered.clone())
+        });
+        let pairs = answered.windows(2).filter(|pair| pair[1] > since);
+        pairs.max_by_key(|pair| pair[1] - pair[0]).expect("the last one is later")[1]
     }
 }
 
@@ -298,4 +299,120 @@ fn what_a_container_cannot_have_is_refused_in_words() {
     wait_for("the first to be attached again", seconds(10), || {
         tunnel.status().interface.attached.then_some(())
     });
+}
+
+#[test]
+fn compose_gives_it_beside_a_bridge_network() {
+    let machine = Machine::new("machine1");
+    let identities = Identity::all(2, Family::V4, &[Family::V4]);
+    let (tunnel, docker) = driver(&machine, &identities, &[]);
+    let directory = Scratch::new("compose");
+    let file = directory.path().join("docker-compose.yml");
+    let flags = tunnel.alertmanager_flags();
+    let command: String = flags.iter().map(|flag| format!("      - {flag:?}\n")).collect();
+    let text = format!(
+        "version: '3.8'\nservices:\n  am:\n    image: {ALERTMANAGER}\n    container_name: am\n    \
+         command:\n      - --config.file=/etc/alertmanager/alertmanager.yml\n{command}    networks: \
+         [web, gossip]\n    ports: ['127.0.0.1:9093:9093']\nnetworks:\n  web: {{}}\n  gossip:\n    \
+         driver: hushwire\n    ipam: {{driver: hushwire}}\n"
+    );
+    std::fs::write(&file, text).expect("cannot write a file");
+    let file = file.display().to_string();
+    let compose = |arguments: &[&str]| {
+        let fixed = ["--host", "unix:///run/docker.sock", "--project-name", "t", "--file", &file];
+        machine.run("docker-compose", &[&fixed[..], arguments].concat())
+    };
+    for _ in 0..2 {
+        compose(&["up", "--detach"]);
+        wait_for_members(&docker, "am", &["10.99.0.1:9094"]);
+        let routes = docker.inside("am", "ip", &["route"]);
+        let default = routes.lines().find(|line| line.starts_with("default"));
+        assert!(default.is_some_and(|line| !line.contains("hush0")), "{routes}");
+        assert!(routes.contains("10.99.0.2 dev hush0"), "{routes}");
+        // By the bridge, which Docker publishes on the machine.
+        let web = SocketAddr::from(([127, 0, 0, 1], 9093));
+        wait_for("the published port to answer", seconds(10), || {
+            let answer = http::request(&machine, web, "GET", "/-/ready", "").ok();
+            answer.filter(|(code, _)| *code == 200)
+        });
+        compose(&["restart"]);
+        wait_for_members(&docker, "am", &["10.99.0.1:9094"]);
+        compose(&["down"]);
+        assert!(!machine.has_interface("hush0"), "the interface is left on the machine");
+    }
+}
+
+/// Waits until a container that was not started by hand runs and gossips again.
+#[track_caller]
+fn wait_until_back(docker: &Docker<'_>, before: Option<u32>) {
+    wait_for("the engine to start the container again", seconds(40), || {
+        let output = docker.attempt(&["inspect", "--format", "{{.State.Pid}}", "am"]);
+        let pid = String::from_utf8_lossy(&output.stdout).trim().parse().ok();
+        (pid != before && pid != Some(0)).then_some(pid?)
+    });
+    wait_for_members(docker, "am", BOTH);
+    assert!(!docker.logs("am").contains("cannot assign requested address"));
+}
+
+#[test]
+fn endpoints_are_taken_up_again_after_the_engine_and_hushwire_were_restarted() {
+    let lab = Lab::new(2);
+    let identities = Identity::all(2, Family::V4, &[Family::V4]);
+    let (mut tunnel, mut docker) = driver(lab.machine(1), &identities, &[]);
+    let mut other = Tunnel::start(lab.machine(2), &identities[1], &shared_file("", &identities));
+    other.wait_until_attached();
+    let _member = Alertmanager::start(lab.machine(2), &other.alertmanager_flags());
+    let options = [GOSSIP, &["--restart", "always"]].concat();
+    docker.run_alertmanager("am", &options, &tunnel.alertmanager_flags());
+    wait_for_members(&docker, "am", BOTH);
+
+    for (what, killed) in [("ended", false), ("was killed", true)] {
+        let before = docker.pid("am");
+        let start = Instant::now();
+        if killed {
+            docker.kill_engine();
+        } else {
+            docker.stop_engine();
+        }
+        docker.start_engine();
+        wait_until_back(&docker, before);
+        println!("the engine {what}: a cluster again {:.1} s later", start.elapsed().as_secs_f64());
+    }
+
+    let echoes = Echoes::start(lab.machine(2), "10.99.0.1");
+    let pid = docker.pid("am");
+    let since = now();
+    tunnel.kill();
+    std::thread::sleep(millis(200));
+    let restarted = now();
+    tunnel.restart();
+    let first = echoes.first_after_silence(since);
+    println!(
+        "hushwire killed: first packet {:.0} ms after its next start",
+        (first - restarted).as_secs_f64() * 1e3
+    );
+    tunnel.wait_until_attached();
+    assert_eq!(docker.pid("am"), pid);
+    wait_for_members(&docker, "am", BOTH);
+    docker.cli(&["restart", "am"]);
+    wait_for_members(&docker, "am", BOTH);
+
+    let pid = docker.pid("am");
+    let since = now();
+    tunnel.terminate();
+    let restarted = now();
+    tunnel.restart();
+    let first = echoes.first_after_silence(since);
+    println!(
+        "hushwire restarted: first packet {:.0} ms after its start",
+        (first - restarted).as_secs_f64() * 1e3
+    );
+    tunnel.wait_until_attached();
+    assert_eq!(docker.pid("am"), pid);
+    wait_for_members(&docker, "am", BOTH);
+    assert!(tunnel.status().interface.guard.policy_rules);
+    docker.cli(&["restart", "am"]);
+    wait_for_members(&docker, "am", BOTH);
+    docker.cli(&["stop", "am"]);
+    assert!(!lab.machine(1).has_interface("hush0"), "the interface is left on the machine");
 }

@@ -17,6 +17,7 @@ use super::{Scratch, wait_for};
 /// Programs of Debian that the tests start, and the packages that bring them.
 const PACKAGES: &[(&str, &str)] = &[
     ("docker", "docker.io"),
+    ("docker-compose", "docker-compose"),
     ("dockerd", "docker.io"),
     ("ethtool", "ethtool"),
     ("gnuplot", "gnuplot-nox"),
