@@ -36,6 +36,7 @@ pub use service::{Service, ServiceEnvironment};
 
 use crate::config::{self, Config, Environment};
 use crate::dataplane::{self, Handle, Notice, View};
+use crate::engine::Engine;
 use crate::sys::attach::AttachRequest;
 use crate::sys::guard::Guard;
 use crate::sys::keeper::Keeper;
@@ -160,7 +161,8 @@ impl Daemon {
         };
         let keeping = Keeping::start(keeper, &config);
         let (start, plugin) = if config.docker.plugin {
-            let (tun, plugin) = Plugin::start(kept, &request)?;
+            let engine = Engine::new(config.docker.socket.clone());
+            let (tun, plugin) = Plugin::start(kept, &request, engine)?;
             let (attached, guard) = plugin.attached();
             ((tun, attached, guard), Some(plugin))
         } else {

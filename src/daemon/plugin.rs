@@ -19,12 +19,17 @@ use tracing::{debug, info, warn};
 
 use super::attached::Attached;
 use super::{Daemon, Error};
-use crate::plugin::{Answer, Call, Driver, SOCKET, Server, Step, name_in_container};
+use crate::engine::{Attendant, Engine};
+use crate::plugin::{
+    Answer, Call, DRIVER, Driver, EndpointId, Holder, SOCKET, SandboxKey, Server, Step,
+    name_in_container,
+};
 use crate::sys::attach::sandbox::{self, Finished};
 use crate::sys::attach::{AttachError, AttachRequest, Attachment};
 use crate::sys::guard::Guard;
 use crate::sys::interface::TunWatch;
 use crate::sys::netlink::{LinkEvent, LinkMonitor};
+use crate::sys::netns::NamespaceError;
 use crate::sys::tun::Tun;
 
 /// How long the engine takes, at most, from its question to the move: starting a process is between.
@@ -41,6 +46,8 @@ const NOBODY: &str = "detached: no container is on a network of hushwire";
 pub(super) struct Plugin {
     driver: Driver,
     calls: mpsc::Receiver<Call>,
+    /// What the engine tells of containers that ran before this process; closed once it has.
+    found: mpsc::Receiver<Vec<Attendant>>,
     place: Place,
 }
 
@@ -61,6 +68,8 @@ enum Place {
 pub(super) enum Event {
     /// The engine asks something.
     Asked(Call),
+    /// The engine has told which containers are on networks of ours.
+    Found(Vec<Attendant>),
     /// The interface has left for a container.
     Departed,
     /// The engine did not move it.
@@ -77,10 +86,13 @@ impl Plugin {
     pub(super) fn start(
         kept: Option<OwnedFd>,
         request: &AttachRequest,
+        engine: Engine,
     ) -> Result<(Option<Tun>, Self), Error> {
         let server = Server::bind(Path::new(SOCKET)).map_err(Error::Driver)?;
         let (call, calls) = mpsc::channel(16);
         tokio::spawn(server.serve(call));
+        let (tell, found) = mpsc::channel(1);
+        tokio::spawn(ask(engine, tell));
         let (tun, place) = match kept.map(|tun| take_over(tun, request)) {
             Some(Ok((tun, watch, finished))) => (Some(tun), Place::Inside(watch, finished)),
             Some(Err(error)) => {
@@ -89,7 +101,7 @@ impl Plugin {
             }
             None => (None, Place::Nowhere),
         };
-        Ok((tun, Self { driver: Driver::default(), calls, place }))
+        Ok((tun, Self { driver: Driver::default(), calls, found, place }))
     }
 
     /// Whether the interface is in a container, and what guards it there.
@@ -102,7 +114,9 @@ impl Plugin {
 
     /// Waits for what is to be done next; for ever without a driver. Nothing is lost when this is dropped.
     pub(super) async fn next(this: &mut Option<Self>) -> Event {
-        let Some(Self { calls, place, .. }) = this else { return std::future::pending().await };
+        let Some(Self { calls, found, place, .. }) = this else {
+            return std::future::pending().await;
+        };
         let moved = async {
             match place {
                 Place::Nowhere | Place::Inside(..) => std::future::pending().await,
@@ -119,6 +133,7 @@ impl Plugin {
         };
         tokio::select! {
             Some(call) = calls.recv() => Event::Asked(call),
+            Some(found) = found.recv() => Event::Found(found),
             event = moved => event,
         }
     }
@@ -133,6 +148,7 @@ impl Daemon {
     pub(super) async fn plugin_event(&mut self, event: Event) {
         match event {
             Event::Asked(call) => self.asked(call).await,
+            Event::Found(attendants) => self.found(attendants).await,
             Event::Departed => self.departed().await,
             Event::Stayed => {
                 warn!("the engine did not take the interface into a container");
@@ -160,6 +176,33 @@ impl Daemon {
         };
         // An engine that did not wait for its answer does not want it.
         let _ = reply.send(answer);
+    }
+
+    /// Takes up a container that ran before this process: its interface is there, or is made again. What the
+    /// engine has asked since then is newer.
+    async fn found(&mut self, attendants: Vec<Attendant>) {
+        let Some(plugin) = &mut self.plugin else { return };
+        if plugin.driver.holder().is_some() {
+            return;
+        }
+        let Some(Attendant { network, endpoint, container, sandbox }) =
+            attendants.into_iter().next()
+        else {
+            if plugin.is_occupied() {
+                self.take_away(NOBODY);
+            }
+            return;
+        };
+        info!(container, "on a network of hushwire since before its start");
+        plugin.driver.take_up(Holder {
+            endpoint: EndpointId(endpoint),
+            network,
+            sandbox: Some(SandboxKey(sandbox)),
+            addresses: Vec::new(),
+        });
+        if !plugin.is_occupied() {
+            self.attach_in_container().await;
+        }
     }
 
     /// Makes the interface for the engine to move.
@@ -285,22 +328,32 @@ impl Daemon {
         };
         let place = PathBuf::from(place.0);
         let made = blocking(move || {
-            let (attachment, finished) = sandbox::attach_in(place, &request)?;
-            let watch = watch(&attachment.tun)?;
-            Ok((attachment.tun, watch, finished))
-        })
-        .await;
-        match made {
-            Ok((tun, watch, finished)) => {
+            Ok(sandbox::attach_in(place, &request).and_then(|(attachment, finished)| {
+                let watch = watch(&attachment.tun)?;
+                Ok((attachment.tun, watch, finished))
+            }))
+        });
+        match made.await {
+            Ok(Ok((tun, watch, finished))) => {
                 self.service.keep_tun(&tun);
                 self.keeping.hold(&tun);
                 self.plane.attach(tun);
                 self.arrived(watch, finished);
             }
-            Err(error) => {
-                plugin.place = Place::Lost;
-                self.attached = Attached::failed(&self.attached, error);
-            }
+            // The container has ended, and its engine did not say so.
+            Ok(Err(AttachError::Namespace {
+                error: NamespaceError::Missing(_) | NamespaceError::NotANamespace(_),
+                ..
+            })) => self.take_away(NOBODY),
+            Ok(Err(error)) => self.not_attached(error.to_string()),
+            Err(error) => self.not_attached(error),
+        }
+    }
+
+    fn not_attached(&mut self, error: String) {
+        self.attached = Attached::failed(&self.attached, error);
+        if let Some(plugin) = &mut self.plugin {
+            plugin.place = Place::Lost;
         }
     }
 
@@ -351,6 +404,18 @@ impl Daemon {
         self.service.forget_tun();
         self.keeping.let_go();
         self.plane.detach();
+    }
+}
+
+/// Asks an engine until it tells which containers are on networks of ours. It serves its driver before it
+/// answers others, so that nothing may wait for this.
+async fn ask(engine: Engine, tell: mpsc::Sender<Vec<Attendant>>) {
+    loop {
+        match engine.on_networks_of(DRIVER).await {
+            Ok(found) => return drop(tell.send(found).await),
+            Err(error) => debug!("{error}"),
+        }
+        sleep(RETRY).await;
     }
 }
 

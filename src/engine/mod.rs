@@ -1,6 +1,6 @@
 //! A client of the container engine: which process is a container's first, and what happens to containers.
 //!
-//! It makes three calls of Docker's API (inspect, list, events) by the engine's UNIX socket, as Docker and
+//! It makes a few calls of Docker's API (inspect, list, events, networks) by the engine's UNIX socket, as Docker and
 //! podman serve them, in no particular version: the fields that are read have been there since the first.
 //! What an engine says is believed as far as it can be read, and has a limit. Whoever follows a container
 //! stands in `daemon::target`; nothing here is repeated or waited for but an answer.
@@ -11,6 +11,7 @@
 
 mod error;
 mod http;
+mod networks;
 
 use std::path::PathBuf;
 
@@ -21,6 +22,7 @@ use serde::Deserialize;
 use crate::config::Selector;
 pub use error::EngineError;
 use http::Connection;
+pub use networks::Attendant;
 
 /// The longest event that is read: a container may have many labels. In bytes.
 const EVENT_LIMIT: usize = 1 << 20;

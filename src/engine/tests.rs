@@ -187,3 +187,33 @@ fn a_socket_that_is_not_there_and_one_that_nobody_serves_say_what_to_do() {
          owns this socket"
     );
 }
+
+#[test]
+fn containers_on_the_networks_of_a_driver_are_found() {
+    let network = r#"{"Name":"gossip","Containers":{"c1":{"Name":"am","EndpointID":"e1"},
+        "c2":{"Name":"gone","EndpointID":"e2"},"c3":{"Name":"ends","EndpointID":"e3"}}}"#;
+    let runs = r#"{"NetworkSettings":{"SandboxKey":"/var/run/docker/netns/1"}}"#;
+    let answers = vec![
+        answer("200 OK", r#"[{"Id":"n1"},{"Id":"n2"},{"Id":"n3"}]"#),
+        answer("200 OK", network),
+        answer("200 OK", runs),
+        answer("404 Not Found", r#"{"message":"No such container: c2"}"#),
+        answer("200 OK", r#"{"NetworkSettings":{"SandboxKey":""}}"#),
+        answer("200 OK", r#"{"Name":"other","Containers":null}"#),
+        answer("404 Not Found", r#"{"message":"network n3 not found"}"#),
+    ];
+    block_on(async {
+        let asked = serve(answers, async |engine| {
+            let expected = Attendant {
+                network: "n1".into(),
+                endpoint: "e1".into(),
+                container: "am".into(),
+                sandbox: "/var/run/docker/netns/1".into(),
+            };
+            assert_eq!(engine.on_networks_of("hushwire").await.unwrap(), [expected]);
+        });
+        let asked = asked.await;
+        assert!(asked[0].contains("/networks?filters=%7B%22driver%22%3A%5B%22hushwire%22%5D%7D"));
+        assert_eq!(asked[2], "GET /containers/c1/json HTTP/1.1");
+    });
+}

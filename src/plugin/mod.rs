@@ -22,4 +22,4 @@ pub use protocol::{
     AddressRequest, Answer, BadRequest, EndpointId, InterfaceName, NewEndpoint, PoolId,
     PoolRequest, Request, SandboxKey, StaticRoute,
 };
-pub use server::{Call, SOCKET, Server};
+pub use server::{Call, DRIVER, SOCKET, Server};

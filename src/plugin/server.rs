@@ -28,6 +28,9 @@ use crate::uapi::{BindError, SocketFile, listen_unless_served};
 /// Where the engine looks for plugins: it takes the name of the driver from that of the file.
 pub const SOCKET: &str = "/run/docker/plugins/hushwire.sock";
 
+/// By this name the engine knows the driver: that of the file.
+pub const DRIVER: &str = "hushwire";
+
 /// Bytes of one question: those of an engine have a few hundred.
 const BODY_LIMIT: usize = 1 << 20;
 
