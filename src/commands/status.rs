@@ -242,7 +242,7 @@ pub(super) mod tests {
                 netns: None,
                 attached: true,
                 detail: String::new(),
-                guard: Guard { policy_rules: true },
+                guard: Guard { policy_rules: true, nftables: true },
             },
             peers,
             drops: all_drops(&[]),
@@ -306,7 +306,7 @@ pub(super) mod tests {
 hush0  machine1  10.99.0.1/32  mtu 1440  port 51820  up 3 h 12 min
   public key  gDYXBOEU38eQg+73lTqpIVBCMShxac9JTzwXN4xhvG8=
   filter      tcp/9094 icmp
-  guard       policy rules
+  guard       policy rules, nftables
   dropped     400 unknown_peer, 12 invalid_mac
 
 machine2  10.99.0.2/32  session established
@@ -371,7 +371,7 @@ hush0  a-machine-name-of-63-bytes-which-is-the-longest-that-is-allowed
               each second until it is back
   namespace   docker:alertmanager
   public key  gDYXBOEU38eQg+73lTqpIVBCMShxac9JTzwXN4xhvG8=
-  guard       policy rules
+  guard       policy rules, nftables
 
 a-machine-name-of-63-bytes-which-is-the-longest-that-is-allowed
   fd00:99:1234:5678::1/128  fd00:99:1234:5678::2/128  fd00:99:1234:5678::3/128

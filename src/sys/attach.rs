@@ -14,7 +14,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
-use super::guard::{self, Guard, Guarded};
+use super::guard::{self, Guard, GuardError, Guarded};
 use super::netlink::{Link, Netlink, NetlinkError, Route, RouteTarget};
 use super::netns::{self, Namespace};
 use super::tun::{self, Tun};
@@ -298,11 +298,9 @@ fn guard(
     let addresses = request.addresses.iter().chain(still).map(IpNet::addr).collect();
     let interface = request.name.as_str();
     guard::close(kernel, &Guarded { interface, addresses, behind: &request.routes }).map_err(
-        |error| {
-            if guard::is_without_rules(&error) {
-                return AttachError::Unguarded { interface: interface.to_owned(), error };
-            }
-            refused(interface, error)
+        |error| match error {
+            GuardError::Refused(error) => refused(interface, error),
+            error => AttachError::Unguarded { interface: interface.to_owned(), error },
         },
     )
 }

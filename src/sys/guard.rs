@@ -4,18 +4,21 @@
 //! on a container's bridge could speak to the overlay address past the tunnel. Policy rules ahead of the
 //! table of the machine's own addresses end that: what comes in for an overlay address by the overlay's
 //! interface, or is sent by the machine itself, is looked up there; the rest is dropped without a word: an
-//! ICMPv6 error about a forged source would come back to this machine. They name the interface, so that they hold for one that is deleted and made anew; nobody undoes them, at the end or
-//! after a crash, and they are put in once. Called by `attach`, and for interfaces that others address; it
+//! ICMPv6 error about a forged source would come back to this machine. Where the kernel has nftables, a chain
+//! there drops what no rule sees. Both name the interface, so that they hold for one that is deleted and made
+//! anew; nobody undoes them, at the end or after a crash, and they are put in once. Called by `attach`; it
 //! works in the network namespace of the calling thread.
 
 use std::collections::BTreeSet;
 use std::fmt;
+use std::io;
 use std::net::IpAddr;
 
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 use super::netlink::{Netlink, NetlinkError, Rule, Sort};
+use super::nftables;
 
 /// The interface by which a machine hears itself; for policy rules, all that it sends.
 const LOOPBACK: &str = "lo";
@@ -28,11 +31,53 @@ const ATTEMPTS: usize = 8;
 pub struct Guard {
     /// Policy rules ahead of the table of the machine's own addresses.
     pub policy_rules: bool,
+    /// A chain of nftables before everything else.
+    #[serde(default)]
+    pub nftables: bool,
 }
 
 impl fmt::Display for Guard {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(if self.policy_rules { "policy rules" } else { "none" })
+        f.write_str(match (self.policy_rules, self.nftables) {
+            (true, true) => "policy rules, nftables",
+            (true, false) => "policy rules",
+            (false, true) => "nftables",
+            (false, false) => "none",
+        })
+    }
+}
+
+/// Why there is no guard.
+#[derive(Debug)]
+pub enum GuardError {
+    /// The kernel refused a policy rule.
+    Refused(NetlinkError),
+    /// The kernel has no policy rules, and nftables did not take their place.
+    NoMeans(NetlinkError, io::Error),
+    /// Somebody else changed the policy rules again and again.
+    Unsettled,
+}
+
+impl fmt::Display for GuardError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Refused(error) => error.fmt(f),
+            Self::NoMeans(rules, nftables) => write!(f, "{rules}; nftables: {nftables}"),
+            Self::Unsettled => write!(
+                f,
+                "the policy rules of priority 0 were changed {ATTEMPTS} times by somebody else meanwhile \
+                 (`ip rule`, `ip -6 rule`)"
+            ),
+        }
+    }
+}
+
+impl std::error::Error for GuardError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            Self::Refused(error) | Self::NoMeans(error, _) => Some(error),
+            Self::Unsettled => None,
+        }
     }
 }
 
@@ -50,48 +95,64 @@ pub struct Guarded<'a> {
 
 /// Puts the guard in where it is not there, and takes away what is left of one for addresses that are no
 /// longer this interface's. At no moment is an address that was guarded open, or the machine without its
-/// own addresses.
+/// own addresses. Either half is a guard: the policy rules leave to nftables what is forged for a connected
+/// UDP socket or as a fragment, and nftables can be flushed by whoever loads a firewall.
 ///
 /// # Errors
 ///
-/// `EPERM` without `CAP_NET_ADMIN`; `EOPNOTSUPP` or `EAFNOSUPPORT` when the kernel was built without
-/// policy rules.
-pub fn close(kernel: &mut Netlink, guarded: &Guarded<'_>) -> Result<Guard, NetlinkError> {
+/// When neither half can be had; see [`GuardError`].
+pub fn close(kernel: &mut Netlink, guarded: &Guarded<'_>) -> Result<Guard, GuardError> {
+    let nftables = nftables::close(guarded);
+    match add_policy_rules(kernel, guarded) {
+        Ok(()) => Ok(Guard { policy_rules: true, nftables: nftables.is_ok() }),
+        Err(GuardError::Refused(error)) if is_without_rules(&error) => match nftables {
+            Ok(()) => Ok(Guard { policy_rules: false, nftables: true }),
+            Err(nftables) => Err(GuardError::NoMeans(error, nftables)),
+        },
+        Err(error) => Err(error),
+    }
+}
+
+fn add_policy_rules(kernel: &mut Netlink, guarded: &Guarded<'_>) -> Result<(), GuardError> {
     for v6 in [false, true] {
         let ours = guarded.addresses.iter().filter(|address| address.is_ipv6() == v6);
         let ours: BTreeSet<IpAddr> = ours.copied().collect();
         match settle(kernel, v6, &Guarded { addresses: ours.clone(), ..guarded.clone() }) {
             // No rules of this family at all, and no address that needs any.
-            Err(error) if ours.is_empty() && is_without_rules(&error) => {}
+            Err(GuardError::Refused(error)) if ours.is_empty() && is_without_rules(&error) => {}
             result => result?,
         }
     }
-    Ok(Guard { policy_rules: true })
+    Ok(())
 }
 
 /// Whether a kernel has no policy rules, or none of that address family.
-pub fn is_without_rules(error: &NetlinkError) -> bool {
+fn is_without_rules(error: &NetlinkError) -> bool {
     matches!(error.errno(), Some(libc::EOPNOTSUPP | libc::EAFNOSUPPORT))
 }
 
-fn settle(kernel: &mut Netlink, v6: bool, guarded: &Guarded<'_>) -> Result<(), NetlinkError> {
+fn settle(kernel: &mut Netlink, v6: bool, guarded: &Guarded<'_>) -> Result<(), GuardError> {
     for _ in 0..ATTEMPTS {
-        let steps = plan(&kernel.rules(v6)?, guarded);
+        let steps = plan(&kernel.rules(v6).map_err(GuardError::Refused)?, guarded);
         if steps.is_empty() {
-            break;
+            return Ok(());
         }
         for step in steps {
-            match step {
-                Step::Add(rule) => kernel.add_rule(&rule)?,
-                Step::Delete(rule) => match kernel.delete_rule(&rule) {
-                    // Another hushwire in this namespace was faster.
-                    Err(error) if error.errno() == Some(libc::ENOENT) => {}
-                    result => result?,
-                },
-            }
+            take(kernel, step).map_err(GuardError::Refused)?;
         }
     }
-    Ok(())
+    Err(GuardError::Unsettled)
+}
+
+fn take(kernel: &mut Netlink, step: Step) -> Result<(), NetlinkError> {
+    match step {
+        Step::Add(rule) => kernel.add_rule(&rule),
+        Step::Delete(rule) => match kernel.delete_rule(&rule) {
+            // Another hushwire in this namespace was faster.
+            Err(error) if error.errno() == Some(libc::ENOENT) => Ok(()),
+            result => result,
+        },
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -24,6 +24,7 @@ mod message;
 pub mod mounts;
 pub mod netlink;
 pub mod netns;
+mod nftables;
 pub mod notify;
 pub mod pages;
 pub mod poll;

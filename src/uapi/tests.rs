@@ -120,7 +120,7 @@ fn status() -> Status {
             netns: None,
             attached: true,
             detail: String::new(),
-            guard: Guard { policy_rules: true },
+            guard: Guard { policy_rules: true, nftables: true },
         },
         peers: vec![],
         drops: Default::default(),

@@ -272,6 +272,17 @@ fn checksum(data: &[u8]) -> u16 {
     !(sum as u16)
 }
 
+/// A datagram from the peer's gossip port to the target's, as if it had come by the tunnel.
+pub(crate) fn forge(scene: &Scene) -> Vec<u8> {
+    let from = scene.sources[1].1;
+    // Its number makes the source port.
+    let inner = Inner::new(scene, from, Kind::Udp { port: 9094 }, 9094 - 1024);
+    let v4 = from.is_ipv4();
+    let ether_type = if v4 { [8, 0] } else { [0x86, 0xdd] };
+    let packet = if v4 { inner.v4(inner.to, &[], 0) } else { inner.v6(inner.to, &[]) };
+    [&scene.target_link[..], &scene.stranger_link, &ether_type, &packet].concat()
+}
+
 /// The question for the owner of an address on the link: ARP (RFC 826), or a neighbour solicitation
 /// (RFC 4861) to everybody.
 pub(crate) fn who_has(scene: &Scene, from: IpAddr) -> Vec<u8> {

@@ -13,21 +13,26 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
-use crate::crafted::{Scene, all, who_has};
+use crate::crafted::{Scene, Try, all, forge, who_has};
 use crate::support::alertmanager::{Alertmanager, members};
-use crate::support::capture::Capture;
+use crate::support::capture::{Capture, Captured};
 use crate::support::frames::{Deliveries, Frames, hardware_address};
 use crate::support::lab::{Family, Lab, overlay, underlay, with_port};
 use crate::support::machine::Machine;
 use crate::support::tunnel::{Identity, Tunnel};
 use crate::support::{millis, seconds};
 
-/// Takes the guard away, as the README says.
-fn remove_guard(machine: &Machine) {
+/// Takes half of the guard away, as the README says.
+fn remove_rules(machine: &Machine) {
     for family in ["-4", "-6"] {
         let script = format!("while ip {family} rule del protocol 107 2>/dev/null; do :; done");
         machine.run("sh", &["-c", &script]);
     }
+}
+
+/// Takes the other half away.
+fn remove_nftables(machine: &Machine) {
+    machine.run("nft", &["delete", "table", "inet", "hushwire"]);
 }
 
 #[test]
@@ -64,96 +69,170 @@ fn a_stranger_on_the_underlay_cannot_join_the_cluster_nor_read_its_silences() {
         .connect(gossip, seconds(2))
         .expect("Alertmanager cannot be reached from its machine");
 
-    remove_guard(lab.machine(1));
+    remove_rules(lab.machine(1));
+    remove_nftables(lab.machine(1));
     let (_, joined) = intruder.wait_for_silence(&secret, seconds(60));
     println!("without the guard the stranger has the silence after {joined:.1?}");
 }
 
-/// Tried, passed with the guard, passed without it.
-type Count = [usize; 3];
+/// What is left of the guard.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Guard {
+    Whole,
+    PolicyRules,
+    Nftables,
+    None,
+}
+
+const GUARDS: [Guard; 4] = [Guard::Whole, Guard::PolicyRules, Guard::Nftables, Guard::None];
+
+/// Tried with each guard, and passed it.
+type Count = (usize, [usize; 4]);
 
 #[test]
 fn thousands_of_crafted_packets_past_the_tunnel_reach_nothing() {
     let lab = Lab::new(3);
     let families = [Family::V4, Family::V6];
-    let _tunnels = Tunnel::start_all(&lab, &Identity::all(2, Family::V4, &families));
+    let tunnels = Tunnel::start_all(&lab, &Identity::all(2, Family::V4, &families));
+    let guard = tunnels[0].status().interface.guard;
+    assert!(guard.policy_rules && guard.nftables, "{guard:?}");
     let (target, stranger) = (lab.machine(1), lab.machine(3));
     for conf in ["ipv4/conf/all", "ipv4/conf/eth0", "ipv6/conf/all", "ipv6/conf/eth0"] {
         target.sysctl(&format!("net/{conf}/accept_source_route"), "1");
     }
-    let frames = Frames::on(stranger, "eth0");
     let scenes = families.map(|family| scene(&lab, family));
+    let saved = target.run("nft", &["list", "table", "inet", "hushwire"]);
 
     let mut counts: [BTreeMap<String, Count>; 4] = Default::default();
-    let mut answers = Vec::new();
-    for (column, guarded) in [(1, true), (2, false)] {
-        if !guarded {
-            remove_guard(target);
-        }
-        let replies = Capture::start(stranger, "eth0");
-        let deliveries = Deliveries::start(target);
-        let mut tries = Vec::new();
-        for scene in &scenes {
-            frames.send(&who_has(scene, scene.sources[0].1));
-            let first = u32::try_from(tries.len()).expect("a few thousand");
-            tries.extend(all(scene, first));
-        }
-        for (number, one) in tries.iter().enumerate() {
-            one.frames.iter().for_each(|frame| frames.send(frame));
-            // No faster than the receiver's queue empties.
-            if number % 64 == 63 {
-                std::thread::sleep(millis(2));
+    let mut answers = [[0; 2]; 4];
+    for (column, guard) in GUARDS.into_iter().enumerate() {
+        match guard {
+            Guard::Whole => {}
+            Guard::PolicyRules => remove_nftables(target),
+            // What nft prints is what it takes.
+            Guard::Nftables => {
+                remove_rules(target);
+                let script = format!("nft -f - <<'END'\n{saved}\nEND");
+                target.run("sh", &["-c", &script]);
             }
+            Guard::None => remove_nftables(target),
         }
-        std::thread::sleep(millis(300));
-        let delivered = deliveries.stop();
+        let (tries, delivered, replies) = attempt_all(target, stranger, &scenes);
         for (number, one) in (0..).zip(&tries) {
             for (count, label) in counts.iter_mut().zip(&one.labels) {
                 let count = count.entry(label.clone()).or_default();
-                count[0] += usize::from(guarded);
-                count[column] += usize::from(delivered.contains(&number));
+                count.0 += usize::from(guard == Guard::Whole);
+                count.1[column] += usize::from(delivered.contains(&number));
             }
         }
-        let targets: BTreeSet<IpAddr> = scenes.iter().map(|scene| scene.target).collect();
-        let own: BTreeSet<IpAddr> = scenes.iter().map(|scene| scene.sources[0].1).collect();
-        let replies = replies.stop();
-        answers.push(
-            replies
-                .packets
-                .iter()
-                .filter(|packet| targets.contains(&packet.0) && own.contains(&packet.1))
-                .count(),
-        );
-        answers.push(replies.raw().iter().filter(|packet| claims(packet, &targets)).count());
+        answers[column] = answers_in(&replies, &scenes);
     }
 
-    for count in &counts {
-        println!("{:52} {:>7} {:>7} {:>14}", "", "tried", "passed", "without guard");
-        for (label, [tried, passed, open]) in count {
-            println!("{label:52} {tried:>7} {passed:>7} {open:>14}");
-        }
+    print(&counts, &answers);
+    for (label, (_, passed)) in counts.iter().flatten() {
+        assert_eq!(passed[..3], [0; 3], "{label}");
     }
-    let [answered, claimed, answered_open, claimed_open] = answers[..] else { unreachable!() };
-    println!(
-        "packets from an overlay address on the link: {answered}; without guard {answered_open}"
-    );
-    println!("ARP and NDP answers for an overlay address: {claimed}; without guard {claimed_open}");
-    for (label, [_, passed, _]) in counts.iter().flatten() {
-        assert_eq!(*passed, 0, "{label}");
-    }
-    assert_eq!((answered, claimed), (0, 0));
+    assert_eq!(answers[0], [0, 0]);
+    assert_eq!(answers[1], [0, 0]);
+    // A chain of IP sees no ARP.
+    assert_eq!(answers[2][0], 0);
     // The stranger's ways are real ones.
-    let open =
-        |label: &str| counts.iter().flatten().find(|(l, _)| *l == label).map_or(0, |c| c.1[2]);
+    assert!(answers[3][0] > 0 && answers[3][1] > 0);
     for protocol in ["TCP SYN", "TCP, other flags", "UDP", "ICMP echo", "ICMP error"] {
         for family in ["IPv4", "IPv6"] {
-            assert!(
-                open(&format!("{family} {protocol}")) > 0,
-                "{family} {protocol} cannot be seen"
-            );
+            let label = format!("{family} {protocol}");
+            let (_, passed) = counts[0].get(&label).expect("it was tried");
+            assert!(passed[3] > 0, "{label} cannot be seen without a guard");
         }
     }
-    assert!(answered_open > 0 && claimed_open > 0);
+}
+
+/// Sends everything, and says which of it was delivered and what came back.
+fn attempt_all(
+    target: &Machine,
+    stranger: &Machine,
+    scenes: &[Scene; 2],
+) -> (Vec<Try>, BTreeSet<u32>, Captured) {
+    let frames = Frames::on(stranger, "eth0");
+    let replies = Capture::start(stranger, "eth0");
+    let deliveries = Deliveries::start(target);
+    let mut tries = Vec::new();
+    for scene in scenes {
+        frames.send(&who_has(scene, scene.sources[0].1));
+        let first = u32::try_from(tries.len()).expect("a few thousand");
+        tries.extend(all(scene, first));
+    }
+    for (number, one) in tries.iter().enumerate() {
+        one.frames.iter().for_each(|frame| frames.send(frame));
+        // No faster than the receiver's queue empties.
+        if number % 64 == 63 {
+            std::thread::sleep(millis(2));
+        }
+    }
+    std::thread::sleep(millis(300));
+    (tries, deliveries.stop(), replies.stop())
+}
+
+/// Packets from an overlay address to the stranger, and claims of ARP and NDP to have such an address.
+fn answers_in(replies: &Captured, scenes: &[Scene; 2]) -> [usize; 2] {
+    let targets: BTreeSet<IpAddr> = scenes.iter().map(|scene| scene.target).collect();
+    let own: BTreeSet<IpAddr> = scenes.iter().map(|scene| scene.sources[0].1).collect();
+    let to_us =
+        |packet: &&(IpAddr, IpAddr, u8)| targets.contains(&packet.0) && own.contains(&packet.1);
+    let claims = replies.raw().iter().filter(|packet| claims(packet, &targets)).count();
+    [replies.packets.iter().filter(to_us).count(), claims]
+}
+
+fn print(counts: &[BTreeMap<String, Count>; 4], answers: &[[usize; 2]; 4]) {
+    let row = |label: &str, tried: &str, cells: [String; 4]| {
+        println!("{label:50} {tried:>6} {}", cells.map(|cell| format!("{cell:>12}")).concat());
+    };
+    for count in counts {
+        row("passed with this guard:", "tried", GUARDS.map(|guard| format!("{guard:?}")));
+        for (label, (tried, passed)) in count {
+            row(label, &tried.to_string(), passed.map(|number| number.to_string()));
+        }
+    }
+    let answers = |which: usize| answers.map(|numbers| numbers[which].to_string());
+    row("packets from an overlay address on the link", "", answers(0));
+    row("ARP and NDP answers for an overlay address", "", answers(1));
+}
+
+/// Before any rule is asked, the kernel gives a datagram to the connected socket that it seems to be for,
+/// whatever the interface: the reason why there is more than policy rules.
+#[test]
+fn a_datagram_forged_for_a_connected_socket_does_not_reach_it() {
+    for family in [Family::V4, Family::V6] {
+        let lab = Lab::new(3);
+        let _tunnels = Tunnel::start_all(&lab, &Identity::all(2, Family::V4, &[family]));
+        let (ours, theirs) = (overlay(1, family), overlay(2, family));
+        let socket = |number, own: &str, other: &str| {
+            let socket = lab.machine(number).udp(&with_port(own, 9094)).expect("a free port");
+            socket.connect(with_port(other, 9094)).expect("a way to the peer");
+            socket.set_read_timeout(Some(millis(500))).expect("a timeout");
+            socket
+        };
+        let (inbox, peer) = (socket(1, &ours, &theirs), socket(2, &theirs, &ours));
+        let forged = forge(&scene(&lab, family));
+        let frames = Frames::on(lab.machine(3), "eth0");
+        let mut buffer = [0; 100];
+        for guard in GUARDS {
+            match guard {
+                Guard::Whole => {}
+                Guard::PolicyRules => remove_nftables(lab.machine(1)),
+                _ => break,
+            }
+            // The kernel takes note of how the peer's datagrams come.
+            peer.send(b"from the peer").expect("a way to the peer");
+            let length = inbox.recv(&mut buffer).expect("a datagram by the tunnel");
+            assert_eq!(buffer[..length], *b"from the peer");
+            (0..3).for_each(|_| frames.send(&forged));
+            let got = inbox.recv(&mut buffer).is_ok();
+            println!("{family:?}, guard {guard:?}: a forged datagram passes: {got}");
+            assert_eq!(got, guard == Guard::PolicyRules);
+            while inbox.recv(&mut buffer).is_ok() {}
+        }
+    }
 }
 
 fn scene(lab: &Lab, family: Family) -> Scene {

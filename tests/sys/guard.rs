@@ -3,6 +3,7 @@
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
+use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
@@ -225,5 +226,47 @@ fn the_local_table_is_never_missing_and_a_guarded_address_never_open() {
         });
         println!("looked {looks} times");
         assert!(looks > 100);
+    });
+}
+
+/// The table as nft shows it, without the lines that only close something.
+fn table() -> Vec<String> {
+    let output = Command::new("nft").args(["list", "table", "inet", "hushwire"]).output();
+    let output = output.expect("these tests need the program `nft` (nftables)");
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    text.lines().map(|line| line.trim().to_owned()).filter(|line| line.len() > 1).collect()
+}
+
+fn chains(to: &str, by: &str) -> Vec<String> {
+    let (family, name) = if to.contains(':') { ("ip6", "fd99__1") } else { ("ip", to) };
+    ["first", "last"]
+        .into_iter()
+        .zip(["prerouting", "input"])
+        .flat_map(|(place, hook)| {
+            [
+                format!("chain {place}-to-{name}-by-{by} {{"),
+                format!("type filter hook {hook} priority -450; policy accept;"),
+                format!("iifname != \"{by}\" iifname != \"lo\" {family} daddr {to} drop"),
+            ]
+        })
+        .collect()
+}
+
+#[test]
+fn the_chains_of_nftables_are_put_in_once_and_go_with_their_address() {
+    in_namespace(|| {
+        let head = vec!["table inet hushwire {".to_owned()];
+        for _ in 0..3 {
+            assert!(attach(&request("hush63")).unwrap().guard.nftables);
+            let (v4, v6) = (chains("10.99.0.1", "hush63"), chains("fd99::1", "hush63"));
+            assert_eq!(table(), [head.clone(), v4, v6].concat());
+        }
+        guard("hush64", &["10.88.0.1"], &[]);
+        guard("hush63", &["10.99.0.9"], &[]);
+        let expected = [chains("10.88.0.1", "hush64"), chains("10.99.0.9", "hush63")];
+        assert_eq!(table(), [head.clone(), expected.concat()].concat());
+        // The same address by another name, and an address that is a peer's now.
+        guard("hush65", &["10.99.0.9"], &["10.88.0.0/24"]);
+        assert_eq!(table(), [head, chains("10.99.0.9", "hush65")].concat());
     });
 }

@@ -7,6 +7,7 @@ use std::io;
 
 use ipnet::IpNet;
 
+use crate::sys::guard::GuardError;
 use crate::sys::netlink::NetlinkError;
 use crate::sys::netns::{Namespace, NamespaceError};
 use crate::sys::tun::Owner;
@@ -81,8 +82,8 @@ pub enum AttachError {
     Unguarded {
         /// Name of the interface.
         interface: String,
-        /// Which request, and what the kernel said.
-        error: NetlinkError,
+        /// Why not.
+        error: GuardError,
     },
     /// The TUN driver refused for another reason.
     Tun {
@@ -158,9 +159,9 @@ impl fmt::Display for AttachError {
             }
             Self::Unguarded { interface, error } => write!(
                 f,
-                "interface {interface}: {error}; without policy rules a neighbour on another interface \
-                 could speak to the overlay addresses past the tunnel: take a kernel with \
-                 CONFIG_IP_MULTIPLE_TABLES, and CONFIG_IPV6_MULTIPLE_TABLES for an IPv6 overlay"
+                "interface {interface}: {error}; without a guard a neighbour on another interface could \
+                 speak to the overlay addresses past the tunnel: take a kernel with policy rules \
+                 (CONFIG_IP_MULTIPLE_TABLES, CONFIG_IPV6_MULTIPLE_TABLES) or nftables"
             ),
             Self::Tun { interface, error } => {
                 write!(f, "interface {interface}: cannot make the TUN: {error}")?;
@@ -197,7 +198,8 @@ impl std::error::Error for AttachError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
             Self::NoTunDevice { error, .. } | Self::Tun { error, .. } => Some(error),
-            Self::Netlink { error, .. } | Self::Unguarded { error, .. } => Some(error),
+            Self::Netlink { error, .. } => Some(error),
+            Self::Unguarded { error, .. } => Some(error),
             Self::Namespace { error, .. } => Some(error),
             _ => None,
         }
