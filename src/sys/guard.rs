@@ -62,11 +62,15 @@ impl fmt::Display for GuardError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Refused(error) => error.fmt(f),
-            Self::NoMeans(rules, nftables) => write!(f, "{rules}; nftables: {nftables}"),
+            Self::NoMeans(rules, nftables) => write!(
+                f,
+                "{rules}; nftables: {nftables}; take a kernel with either of them \
+                 (CONFIG_IP_MULTIPLE_TABLES and CONFIG_IPV6_MULTIPLE_TABLES, or CONFIG_NF_TABLES_INET)"
+            ),
             Self::Unsettled => write!(
                 f,
                 "the policy rules of priority 0 were changed {ATTEMPTS} times by somebody else meanwhile \
-                 (`ip rule`, `ip -6 rule`)"
+                 (`ip rule`, `ip -6 rule`): stop that"
             ),
         }
     }

@@ -160,8 +160,7 @@ impl fmt::Display for AttachError {
             Self::Unguarded { interface, error } => write!(
                 f,
                 "interface {interface}: {error}; without a guard a neighbour on another interface could \
-                 speak to the overlay addresses past the tunnel: take a kernel with policy rules \
-                 (CONFIG_IP_MULTIPLE_TABLES, CONFIG_IPV6_MULTIPLE_TABLES) or nftables"
+                 speak to the overlay addresses past the tunnel"
             ),
             Self::Tun { interface, error } => {
                 write!(f, "interface {interface}: cannot make the TUN: {error}")?;
@@ -285,6 +284,12 @@ mod tests {
             (
                 AttachError::NotAdopted { interface: interface(), why: "it was deleted".into() },
                 "interface hush0: the one that was kept does not fit: it was deleted",
+            ),
+            (
+                AttachError::Unguarded { interface: interface(), error: GuardError::Unsettled },
+                "interface hush0: the policy rules of priority 0 were changed 8 times by somebody else \
+                 meanwhile (`ip rule`, `ip -6 rule`): stop that; without a guard a neighbour on another interface \
+                 could speak to the overlay addresses past the tunnel",
             ),
             (
                 AttachError::Tun { interface: interface(), error: os(libc::EINVAL) },
