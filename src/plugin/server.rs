@@ -149,3 +149,109 @@ fn response(outcome: &Result<Answer, Refusal>) -> Response<Full<Bytes>> {
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
     response
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::PathBuf;
+
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    use super::*;
+    use crate::plugin::{Driver, Step};
+    use crate::sys::attach::AttachRequest;
+    use crate::sys::netns::Namespace;
+
+    /// Serves a driver without an engine and without an interface, and puts questions to it.
+    async fn converse_with(questions: &[(&str, &str)]) -> Vec<String> {
+        let directory: PathBuf =
+            std::env::temp_dir().join(format!("hushwire-driver-{}", std::process::id()));
+        let path = directory.join("plugins/hushwire.sock");
+        let server = Server::bind(&path).unwrap();
+        assert!(matches!(Server::bind(&path), Err(BindError::InUse(_))));
+        let (call, mut calls) = mpsc::channel(1);
+        tokio::spawn(server.serve(call));
+        tokio::spawn(async move {
+            let overlay = AttachRequest {
+                namespace: Namespace::Own,
+                name: "hush0".into(),
+                addresses: vec!["10.99.0.1/32".parse().unwrap()],
+                routes: vec!["10.99.0.2/32".parse().unwrap()],
+                mtu: 1440,
+            };
+            let (mut driver, mut occupied) = (Driver::default(), false);
+            while let Some(Call { request, reply }) = calls.recv().await {
+                let answer = driver.handle(request, &overlay, occupied).map(|step| match step {
+                    Step::Answer(answer) => answer,
+                    Step::Attach(answer) => {
+                        occupied = true;
+                        answer
+                    }
+                    Step::Detach(answer) => {
+                        occupied = false;
+                        answer
+                    }
+                });
+                reply.send(answer).unwrap();
+            }
+        });
+        let mut answers = Vec::new();
+        for (line, body) in questions {
+            let mut engine = UnixStream::connect(&path).await.unwrap();
+            let length = body.len();
+            let request = format!(
+                "{line} HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: {length}\r\n\r\n{body}"
+            );
+            engine.write_all(request.as_bytes()).await.unwrap();
+            let mut answer = String::new();
+            engine.read_to_string(&mut answer).await.unwrap();
+            let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+            answers.push(format!("{} {body}", head.split(' ').nth(1).unwrap()));
+        }
+        std::fs::remove_dir_all(directory).unwrap();
+        answers
+    }
+
+    #[test]
+    fn an_engine_makes_a_network_starts_a_container_and_stops_it() {
+        let create = |id| {
+            format!(
+                r#"{{"NetworkID":"n","EndpointID":"{id}","Interface":{{"Address":"10.99.0.1/32"}}}}"#
+            )
+        };
+        let (first, second) = (create("a"), create("b"));
+        let questions = [
+            ("POST /Plugin.Activate", ""),
+            ("POST /NetworkDriver.GetCapabilities", ""),
+            (
+                "POST /IpamDriver.RequestPool",
+                r#"{"AddressSpace":"hushwire","Pool":"","SubPool":"","V6":false}"#,
+            ),
+            ("POST /IpamDriver.RequestAddress", r#"{"PoolID":"overlay-ipv4","Address":""}"#),
+            ("POST /NetworkDriver.CreateEndpoint", &first),
+            ("POST /NetworkDriver.Join", r#"{"NetworkID":"n","EndpointID":"a","SandboxKey":"/x"}"#),
+            ("POST /NetworkDriver.CreateEndpoint", &second),
+            ("POST /NetworkDriver.Leave", r#"{"NetworkID":"n","EndpointID":"a"}"#),
+            ("POST /NetworkDriver.CreateEndpoint", &second),
+            ("POST /NetworkDriver.AllocateNetwork", "{}"),
+            ("POST /NetworkDriver.Join", "{"),
+            ("GET /Plugin.Activate", ""),
+        ];
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let answers = runtime.block_on(converse_with(&questions));
+        let expected = [
+            r#"200 {"Implements":["NetworkDriver","IpamDriver"]}"#,
+            r#"200 {"Scope":"local","ConnectivityScope":"global"}"#,
+            r#"200 {"PoolID":"overlay-ipv4","Pool":"0.0.0.0/0","Data":{"com.docker.network.gateway":"10.99.0.1/32"}}"#,
+            r#"200 {"Address":"10.99.0.1/32"}"#,
+            "200 {}",
+            r#"200 {"InterfaceName":{"SrcName":"hush0","DstPrefix":"hush"},"StaticRoutes":[{"Destination":"10.99.0.2/32","RouteType":1}]}"#,
+            r#"500 {"Err":"hushwire: this machine's overlay address 10.99.0.1 is in use by another container, and only one can have it: stop that one first (docker ps --filter network=n)"}"#,
+            "200 {}",
+            "200 {}",
+            r#"404 {"Err":"hushwire's network driver has no \"NetworkDriver.AllocateNetwork\""}"#,
+            r#"400 {"Err":"NetworkDriver.Join: EOF while parsing an object at line 1 column 1"}"#,
+            r#"405 {"Err":"questions are sent by POST"}"#,
+        ];
+        assert_eq!(answers, expected);
+    }
+}
