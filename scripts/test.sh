@@ -15,7 +15,8 @@ readonly PROGRAMS='ip:iproute2 mount:mount unshare:util-linux nsenter:util-linux
   ping:iputils-ping wg:wireguard-tools wireguard-go:wireguard-go cc:build-essential c++:g++
   prometheus-alertmanager:prometheus-alertmanager iperf3:iperf3 nft:nftables ss:iproute2
   ethtool:ethtool strace:strace tcpdump:tcpdump systemd-analyze:systemd man:man-db mandoc:mandoc
-  dockerd:docker.io docker:docker.io docker-compose:docker-compose iptables:iptables podman:podman'
+  dockerd:docker.io docker:docker.io docker-compose:docker-compose iptables:iptables podman:podman
+  podman:netavark catatonit:catatonit'
 
 main() {
   quick=

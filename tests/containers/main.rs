@@ -9,6 +9,7 @@
 //! - [`following`]: which container, and engines that come, end and are restarted; podman
 //! - [`host_service`]: hushwire on the machine follows Alertmanager in its container
 //! - [`image`]: the image that operators build
+//! - [`pod`]: the pod of config/podman
 //! - [`sidecar`]: hushwire in a container beside the Alertmanager
 #![allow(clippy::disallowed_methods, reason = "a test reads the clock and the environment")]
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a test says what it measured")]
@@ -19,6 +20,7 @@ mod engine;
 mod following;
 mod host_service;
 mod image;
+mod pod;
 mod sidecar;
 #[expect(dead_code, reason = "other suites use the rest of it")]
 #[path = "../support/mod.rs"]
