@@ -60,6 +60,7 @@ inside() {
   step 'watchdog: the packet loop stands still' watchdog
   step 'a second one: hushwire@office' instance
   step 'upgrade under a ping every 10 ms' upgrade
+  step 'Alertmanager as a unit in a namespace of its own, and the interface with it' namespaced
   step 'stop: the interface goes' stopped
   step 'purge: nothing is left' purge
   echo
@@ -79,7 +80,7 @@ on() {
 
 fail() {
   printf 'Failed: %s: %s\n' "$current" "$*" >&2
-  on journalctl --no-pager --lines 40 --unit 'hushwire*' >&2 || true
+  on journalctl --no-pager --lines 40 --unit 'hushwire*' --unit alertmanager >&2 || true
   exit 1
 }
 
@@ -110,7 +111,8 @@ boot() {
   local start=$SECONDS
   systemd-nspawn --quiet --directory="$tree" --machine="hushwire-$$" --boot --register=no --keep-unit \
     --network-veth-extra=outside0:eth0 --capability=CAP_NET_ADMIN --bind="$PWD/$BOOT/dev/tun:/dev/net/tun" \
-    --bind-ro=/usr/bin/prometheus-alertmanager --console=pipe </dev/null >"$BOOT/console" 2>&1 &
+    --bind-ro=/usr/bin/prometheus-alertmanager --bind-ro=/usr/share/prometheus/alertmanager \
+    --console=pipe </dev/null >"$BOOT/console" 2>&1 &
   nspawn=$!
   until_true 20 ip link set outside0 up || { cat "$BOOT/console" >&2; fail 'systemd-nspawn made no machine'; }
   # Its first process is nspawn's grandchild or child, by version; it is the one that is 1 in there.
@@ -347,6 +349,51 @@ upgrade() {
   [[ $(on dpkg-query --show --showformat '${Version}' hushwire) == 0.0.1-2 ]] || fail 'not upgraded'
   [[ $(main_pid) != "$before" ]] || fail 'the old one runs on'
   [[ $(on systemctl is-active hushwire@office) == active ]] || fail 'the instance does not run'
+}
+
+# With the files that the package has as examples.
+namespaced() {
+  local examples=/usr/share/doc/hushwire/examples units=/etc/systemd/system inside
+  on cp -r "$examples"/{alertmanager-netns.service,alertmanager.service.d,hushwire.service.d} "$units"
+  # There is no Docker.
+  on sed -i /SupplementaryGroups/d "$units/hushwire.service.d/container.conf"
+  on sed -i '1i [interface]\nnetns = "name:alertmanager"' /etc/hushwire/hushwire.toml
+  printf 'route: {receiver: nobody}\nreceivers: [{name: nobody}]\n' | on tee /etc/alertmanager.yml >/dev/null
+  on tee "$units/alertmanager.service" >/dev/null <<END
+[Service]
+ExecStart=/usr/bin/prometheus-alertmanager --config.file=/etc/alertmanager.yml \
+  --storage.path=/var/lib/alertmanager $(on hushwire alertmanager-flags)
+StateDirectory=alertmanager
+DynamicUser=yes
+END
+  on systemctl daemon-reload
+  on systemctl start alertmanager-netns || fail 'no namespace'
+  on systemctl restart hushwire || fail 'hushwire does not start'
+  echo "status: $(status_text)"
+  on systemctl start alertmanager || fail 'Alertmanager does not start'
+  inside='ip netns exec alertmanager'
+  # shellcheck disable=SC2086
+  until_true 10 on $inside ping -q -c 1 -W 1 10.99.0.1 || fail 'no ping from there'
+  if on ip link show hush0 2>/dev/null; then fail 'the interface is here'; fi
+  index=$(on ip -n alertmanager -oneline link show hush0 | cut -d : -f 1)
+  before=$(on systemctl show --value --property MainPID alertmanager)
+  until_true 10 listens || fail 'Alertmanager does not listen there'
+  on systemctl restart hushwire || fail 'hushwire does not restart'
+  [[ $(on ip -n alertmanager -oneline link show hush0 | cut -d : -f 1) == "$index" ]] || fail 'the interface is another'
+  [[ $(on systemctl show --value --property MainPID alertmanager) == "$before" ]] || fail "Alertmanager was restarted, too: $(on systemctl status alertmanager)"
+  # shellcheck disable=SC2086
+  until_true 10 on $inside ping -q -c 1 -W 1 10.99.0.1 || fail 'no ping after a restart'
+  printf 'capabilities: %s\n' "$(process_status CapEff)"
+
+  on systemctl stop alertmanager hushwire alertmanager-netns
+  on sh -c "cd $units && rm -r alertmanager-netns.service alertmanager.service* hushwire.service.d"
+  on cp /root/good.toml /etc/hushwire/hushwire.toml
+  on systemctl daemon-reload
+  on systemctl start hushwire || fail 'hushwire does not start without it'
+}
+
+listens() {
+  on ip netns exec alertmanager ss -ltnH 'src 10.99.0.2:9094' | grep -q 9094
 }
 
 stopped() {
