@@ -170,7 +170,14 @@ fn podman_is_asked_by_its_compatible_socket() {
     drop(docker);
 
     let (root, run_root) = (path("root"), path("run"));
-    let global = ["--root", &root, "--runroot", &run_root, "--cgroup-manager", "cgroupfs"];
+    // The runtime of Docker's: another one wants cgroups of one version only.
+    let global = [
+        ["--root", &root],
+        ["--runroot", &run_root],
+        ["--cgroup-manager", "cgroupfs"],
+        ["--runtime", "runc"],
+    ]
+    .concat();
     let podman = |arguments: &[&str]| machine.run("podman", &[&global[..], arguments].concat());
     podman(&["load", "--input", &path("image.tar")]);
     let socket = "unix:///run/podman/podman.sock";

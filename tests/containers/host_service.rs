@@ -128,7 +128,7 @@ fn number(variable: &str, default: u64) -> u64 {
 }
 
 fn detail(tunnel: &Tunnel<'_>) -> String {
-    tunnel.status().interface.detail
+    tunnel.try_status().map(|status| status.interface.detail).unwrap_or_default()
 }
 
 #[test]
