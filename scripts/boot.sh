@@ -110,7 +110,7 @@ boot() {
 
   local start=$SECONDS
   systemd-nspawn --quiet --directory="$tree" --machine="hushwire-$$" --boot --register=no --keep-unit \
-    --network-veth-extra=outside0:eth0 --capability=CAP_NET_ADMIN --bind="$PWD/$BOOT/dev/tun:/dev/net/tun" \
+    --network-veth-extra=outside0:eth0 --capability=CAP_NET_ADMIN,CAP_IPC_LOCK --bind="$PWD/$BOOT/dev/tun:/dev/net/tun" \
     --bind-ro=/usr/bin/prometheus-alertmanager --bind-ro=/usr/share/prometheus/alertmanager \
     --console=pipe </dev/null >"$BOOT/console" 2>&1 &
   nspawn=$!
