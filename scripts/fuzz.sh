@@ -7,7 +7,7 @@
 set -euo pipefail
 
 readonly USAGE='usage: scripts/fuzz.sh [SECONDS [TARGET...]]'
-readonly TARGETS=(datagrams control_socket configuration packets offload)
+readonly TARGETS=(datagrams control_socket configuration packets offload filter)
 # Counters for each edge, a table of what they stand for, and both sides of comparisons.
 readonly COVERAGE='-Cpasses=sancov-module -Cllvm-args=-sanitizer-coverage-level=4
   -Cllvm-args=-sanitizer-coverage-inline-8bit-counters -Cllvm-args=-sanitizer-coverage-pc-table

@@ -12,6 +12,10 @@ use blake2::digest::{Digest, Mac};
 use blake2::{Blake2s256, Blake2sMac};
 use hushwire::wireguard::{DropReason, Drops, PublicKey, Snapshot};
 
+#[path = "../../support/crafted.rs"]
+pub mod crafted;
+#[path = "../../support/stack.rs"]
+pub mod stack;
 #[path = "../../support/wire.rs"]
 #[expect(clippy::new_without_default, reason = "written for tests, not as a library")]
 pub mod wire;
