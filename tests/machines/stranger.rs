@@ -209,7 +209,7 @@ fn a_datagram_forged_for_a_connected_socket_does_not_reach_it() {
         let socket = |number, own: &str, other: &str| {
             let socket = lab.machine(number).udp(&with_port(own, 9094)).expect("a free port");
             socket.connect(with_port(other, 9094)).expect("a way to the peer");
-            socket.set_read_timeout(Some(millis(500))).expect("a timeout");
+            socket.set_read_timeout(Some(millis(300))).expect("a timeout");
             socket
         };
         let (inbox, peer) = (socket(1, &ours, &theirs), socket(2, &theirs, &ours));
@@ -222,15 +222,20 @@ fn a_datagram_forged_for_a_connected_socket_does_not_reach_it() {
                 Guard::PolicyRules => remove_nftables(lab.machine(1)),
                 _ => break,
             }
-            // The kernel takes note of how the peer's datagrams come.
-            peer.send(b"from the peer").expect("a way to the peer");
-            let length = inbox.recv(&mut buffer).expect("a datagram by the tunnel");
-            assert_eq!(buffer[..length], *b"from the peer");
-            (0..3).for_each(|_| frames.send(&forged));
-            let got = inbox.recv(&mut buffer).is_ok();
+            let mut passes = || {
+                // The kernel takes note of how the peer's datagrams come, and forgets it with each change
+                // of a route: an IPv6 address that is still being tried is one.
+                peer.send(b"from the peer").expect("a way to the peer");
+                let length = inbox.recv(&mut buffer).expect("a datagram by the tunnel");
+                assert_eq!(buffer[..length], *b"from the peer");
+                (0..3).for_each(|_| frames.send(&forged));
+                let got = inbox.recv(&mut buffer).is_ok();
+                while inbox.recv(&mut buffer).is_ok() {}
+                got
+            };
+            let got = (0..8).any(|_| passes());
             println!("{family:?}, guard {guard:?}: a forged datagram passes: {got}");
             assert_eq!(got, guard == Guard::PolicyRules);
-            while inbox.recv(&mut buffer).is_ok() {}
         }
     }
 }
