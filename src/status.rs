@@ -8,6 +8,7 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 use crate::sys::guard::Guard;
+use crate::sys::sandbox::Confinement;
 use crate::wireguard::SessionState;
 
 /// A running hushwire at one moment.
@@ -21,6 +22,8 @@ pub struct Status {
     pub uptime_seconds: f64,
     /// The overlay interface and the underlay socket.
     pub interface: InterfaceStatus,
+    /// What it may do, and what its helper may.
+    pub rights: RightsStatus,
     /// The peers, in the order of the configuration.
     pub peers: Vec<PeerStatus>,
     /// Packets dropped that no peer can be blamed for, by reason; every reason is there, from zero.
@@ -55,6 +58,24 @@ pub struct InterfaceStatus {
     /// What keeps neighbours on other interfaces from the overlay addresses; nothing with a bare device.
     #[serde(default)]
     pub guard: Guard,
+}
+
+/// Which rights are left, and what is in force against a part of it that was taken over.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct RightsStatus {
+    /// The process that holds the keys and carries the packets.
+    pub process: Confinement,
+    /// The process that attaches the interface, or holds its descriptor; none if there is none any more.
+    pub helper: Option<HelperStatus>,
+}
+
+/// The helper process.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HelperStatus {
+    /// Its process id.
+    pub pid: u32,
+    /// Its capabilities; none once nothing needs them any more.
+    pub capabilities: Vec<String>,
 }
 
 /// One peer.

@@ -122,6 +122,7 @@ fn status(peers: &[(&str, SessionState)]) -> Status {
             detail: String::new(),
             guard: Default::default(),
         },
+        rights: Default::default(),
         peers: peers.iter().map(peer).collect(),
         drops: Default::default(),
     }

@@ -10,7 +10,8 @@ use std::time::Duration;
 
 use super::{Failure, interface};
 use crate::cli;
-use crate::status::{PeerStatus, Status};
+use crate::status::{PeerStatus, RightsStatus, Status};
+use crate::sys::sandbox::Confinement;
 use crate::uapi::fetch_status;
 use crate::wireguard::SessionState;
 
@@ -95,10 +96,31 @@ fn render(status: &Status) -> String {
         text += &row("filter", " ", &rules(filter));
     }
     text += &row("guard", "", &[interface.guard]);
+    text += &rights(&status.rights);
     text += &drops(&status.drops);
     for peer in &status.peers {
         text.push('\n');
         text += &render_peer(peer);
+    }
+    text
+}
+
+/// What is given up, in a row; what is not in force has a row of its own.
+fn rights(rights: &RightsStatus) -> String {
+    let Confinement { capabilities, bounding, landlock, .. } = &rights.process;
+    let none = |capabilities: &[String]| match capabilities {
+        [] => "no capability".to_owned(),
+        some => some.join(" "),
+    };
+    let helper = match &rights.helper {
+        Some(helper) if helper.capabilities.is_empty() => "keeper with none".to_owned(),
+        Some(helper) => format!("helper with {}", helper.capabilities.join(" ")),
+        None => "no helper".to_owned(),
+    };
+    let mut text = row("rights", ", ", &[none(capabilities), helper]);
+    text += &row("landlock", "", &[landlock]);
+    if !bounding.is_empty() {
+        text += &row("bounding", " ", bounding);
     }
     text
 }
@@ -213,8 +235,9 @@ fn bytes(count: u64) -> String {
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;
-    use crate::status::InterfaceStatus;
+    use crate::status::{HelperStatus, InterfaceStatus};
     use crate::sys::guard::Guard;
+    use crate::sys::sandbox::Landlock;
     use crate::wireguard::DropReason;
 
     const KEY: &str = "gDYXBOEU38eQg+73lTqpIVBCMShxac9JTzwXN4xhvG8=";
@@ -243,6 +266,16 @@ pub(super) mod tests {
                 attached: true,
                 detail: String::new(),
                 guard: Guard { policy_rules: true, nftables: true },
+            },
+            rights: RightsStatus {
+                process: Confinement {
+                    no_new_privileges: true,
+                    no_core_dump: true,
+                    landlock: Landlock::InForce,
+                    seccomp: true,
+                    ..Confinement::default()
+                },
+                helper: Some(HelperStatus { pid: 4243, capabilities: Vec::new() }),
             },
             peers,
             drops: all_drops(&[]),
@@ -307,6 +340,8 @@ hush0  machine1  10.99.0.1/32  mtu 1440  port 51820  up 3 h 12 min
   public key  gDYXBOEU38eQg+73lTqpIVBCMShxac9JTzwXN4xhvG8=
   filter      tcp/9094 icmp
   guard       policy rules, nftables
+  rights      no capability, keeper with none
+  landlock    in force
   dropped     400 unknown_peer, 12 invalid_mac
 
 machine2  10.99.0.2/32  session established
@@ -372,6 +407,8 @@ hush0  a-machine-name-of-63-bytes-which-is-the-longest-that-is-allowed
   namespace   docker:alertmanager
   public key  gDYXBOEU38eQg+73lTqpIVBCMShxac9JTzwXN4xhvG8=
   guard       policy rules, nftables
+  rights      no capability, keeper with none
+  landlock    in force
 
 a-machine-name-of-63-bytes-which-is-the-longest-that-is-allowed
   fd00:99:1234:5678::1/128  fd00:99:1234:5678::2/128  fd00:99:1234:5678::3/128

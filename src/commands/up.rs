@@ -1,10 +1,10 @@
-//! `hushwire up` and `hushwire docker-plugin`: takes what a service manager kept, else forks the keeper;
-//! loads the configuration and hands over to the daemon.
+//! `hushwire up` and `hushwire docker-plugin`: takes what a service manager kept, forks the helper, loads the
+//! configuration and hands over to the daemon.
 
 use super::{Environment, Failure};
 use crate::cli::Up;
 use crate::daemon::Service;
-use crate::sys::keeper::Keeper;
+use crate::sys::helper::Helper;
 use crate::{config, daemon};
 
 /// `docker_plugin` switches the network driver on, whatever the configuration says.
@@ -15,17 +15,11 @@ pub(super) fn run(
 ) -> Result<(), Failure> {
     // First of all: before anything is opened that would get the numbers of what is handed over.
     let service = Service::take(&environment.service);
-    let keeper = if service.keeps_descriptors() { None } else { fork_keeper() };
+    // Before anything is read: neither the configuration nor a key is in its memory.
+    let helper = Helper::fork().map_err(|error| {
+        Failure::failed(format_args!("the helper process cannot be started: {error}"))
+    })?;
     let environment = config::Environment { docker_plugin, ..environment.config.clone() };
-    let config = config::load(&arguments.file.config, &environment)?;
-    daemon::run(config, environment, keeper, service).map_err(Failure::failed)
-}
-
-/// Comes before anything is read: neither the configuration nor a key is in its memory.
-fn fork_keeper() -> Option<Keeper> {
-    Keeper::fork()
-        .inspect_err(|error| {
-            tracing::warn!(%error, "no keeper: what is sent while hushwire is away will be lost");
-        })
-        .ok()
+    let (config, key_files) = config::load_with_files(&arguments.file.config, &environment)?;
+    daemon::run(config, &key_files, environment, helper, service).map_err(Failure::failed)
 }

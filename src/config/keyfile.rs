@@ -66,7 +66,11 @@ pub(super) fn read(
 }
 
 /// The path, and whether it lies in the credentials directory.
-fn locate(file: &Path, configuration: &Path, environment: &Environment) -> (PathBuf, bool) {
+pub(super) fn locate(
+    file: &Path,
+    configuration: &Path,
+    environment: &Environment,
+) -> (PathBuf, bool) {
     // Another component (`..`) could lead out of the directory that systemd guards.
     let is_plain = |path: &Path| path.components().all(|c| matches!(c, Component::Normal(_)));
     if let Some(directory) = &environment.credentials_directory {

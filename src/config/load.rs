@@ -71,17 +71,37 @@ const DOCKER: Keys = Keys { section: "[docker]", known: &["plugin", "socket"], l
 /// # Errors
 /// Everything that is wrong with it, in the order of the file.
 pub fn load(path: &Path, environment: &Environment) -> Result<Config, Errors> {
+    load_with_files(path, environment).map(|(config, _)| config)
+}
+
+/// The same, and says which key files were read.
+///
+/// # Errors
+/// Everything that is wrong with it, in the order of the file.
+pub fn load_with_files(
+    path: &Path,
+    environment: &Environment,
+) -> Result<(Config, Vec<PathBuf>), Errors> {
+    let mut files = Vec::new();
+    let read = |file: &Path, kind| {
+        files.push(keyfile::locate(file, path, environment).0);
+        keyfile::read(file, kind, path, environment)
+    };
+    let mut config = load_from(path, read)?;
+    config.docker.plugin |= environment.docker_plugin;
+    Ok((config, files))
+}
+
+fn load_from(
+    path: &Path,
+    read_key: impl FnMut(&Path, Kind) -> Result<Zeroizing<String>, Complaint>,
+) -> Result<Config, Errors> {
     let bytes = fs::read(path).map_err(|error| {
         let complaint = Complaint::new(format!("cannot be read: {error}"));
         Errors::of_file(path, complaint.hint("name the configuration file with --config"))
     })?;
     match str::from_utf8(&bytes) {
-        Ok(text) => {
-            let read_key = |file: &Path, kind| keyfile::read(file, kind, path, environment);
-            let mut config = parse(text, path, read_key)?;
-            config.docker.plugin |= environment.docker_plugin;
-            Ok(config)
-        }
+        Ok(text) => parse(text, path, read_key),
         Err(error) => {
             let good = bytes.get(..error.valid_up_to()).map(str::from_utf8);
             let good = good.and_then(Result::ok).unwrap_or_default();

@@ -29,7 +29,7 @@ use crate::wireguard::{Allow, PresharedKey, PrivateKey, PublicKey};
 
 pub use diff::{changes, diff, restart_needed};
 pub use error::{Complaint, Errors};
-pub use load::load;
+pub use load::{load, load_with_files};
 pub use netns::{Docker, Netns, Selector};
 
 /// What the loader needs to know of the process's environment.

@@ -12,8 +12,9 @@ use super::error::Error;
 use super::service::Service;
 use super::target::State;
 use super::{Daemon, overlay};
-use crate::sys::attach::{self, AttachRequest, Attachment, Place};
+use crate::sys::attach::{AttachRequest, Attachment, Place};
 use crate::sys::guard::Guard;
+use crate::sys::helper::Attacher;
 use crate::sys::netns::Namespace;
 use crate::sys::tun::Tun;
 
@@ -60,6 +61,7 @@ impl Attached {
 ///
 /// What will be the same however long one waits; in our own namespace, everything.
 pub(super) fn at_start(
+    attacher: &Attacher,
     state: &State,
     request: &mut AttachRequest,
     kept: Option<OwnedFd>,
@@ -77,12 +79,12 @@ pub(super) fn at_start(
             return nothing(Attached::away("the container engine has not answered yet"));
         }
     }
-    let attachment = match kept.and_then(|tun| adopt(tun, request)) {
+    let attachment = match kept.and_then(|tun| adopt(attacher, tun, request)) {
         Some(attachment) => Ok(attachment),
         None => {
             // One that is kept in vain would have the name.
             service.forget_tun();
-            attach::attach(request)
+            attacher.attach(request)
         }
     };
     match attachment {
@@ -98,8 +100,8 @@ pub(super) fn at_start(
 }
 
 /// Takes over what a keeper held, if it fits.
-fn adopt(tun: OwnedFd, request: &AttachRequest) -> Option<Attachment> {
-    match attach::adopt(tun, request) {
+fn adopt(attacher: &Attacher, tun: OwnedFd, request: &AttachRequest) -> Option<Attachment> {
+    match attacher.adopt(tun, request) {
         Ok(attachment) => {
             info!(
                 interface = request.name,
@@ -151,9 +153,10 @@ impl Daemon {
 
     /// Makes the interface anew, after somebody deleted it or the place has changed.
     pub(super) async fn attach_again(&mut self) {
+        let Some(attacher) = self.rights.attacher().cloned() else { return };
         let request = self.request.clone();
         // On a thread of its own: a busy interface may take seconds.
-        let result = tokio::task::spawn_blocking(move || attach::attach(&request)).await;
+        let result = tokio::task::spawn_blocking(move || attacher.attach(&request)).await;
         self.attached = match result {
             Ok(Ok(attachment)) => {
                 self.service.keep_tun(&attachment.tun);
@@ -175,14 +178,16 @@ impl Daemon {
     }
 
     /// Brings the interface from what it was asked to be to what the configuration says now.
+    /// Without the right to do so it is what is within reach, and stays.
     pub(super) async fn reshape(&mut self, mtu: u16) {
+        let Some(attacher) = self.rights.attacher().cloned() else { return };
         let request = overlay::request(&self.config, mtu, self.request.namespace.clone());
         if self.plugin.is_some() {
             self.plugin_reshape(&request).await;
         } else if let Attached::Yes { place } = self.attached
             && request != self.request
         {
-            match attach::reconfigure(place, &self.request, &request) {
+            match attacher.reconfigure(place, &self.request, &request) {
                 Ok(guard) => self.guard = guard,
                 Err(error) => warn!(%error, "overlay interface not changed as configured"),
             }

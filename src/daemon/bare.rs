@@ -15,11 +15,13 @@ use tracing::{error, info};
 use super::clock::Clock;
 use super::error::Error;
 use super::follow::{Follower, Seen};
-use super::{block_on, control, hear, keeper, new_device, report};
+use super::{block_on, control, hear, keeper, new_device, report, rights};
 use crate::dataplane::{self, Handle, Notice, View};
+use crate::status::RightsStatus;
 use crate::sys::inherit;
 use crate::sys::inotify::FileWatch;
 use crate::sys::interface::Sight;
+use crate::sys::sandbox::Confinement;
 use crate::sys::udp::Udp;
 use crate::sys::{attach, tun::Tun};
 use crate::uapi::{Call, Listener, SocketName};
@@ -61,10 +63,12 @@ pub fn run_bare(bare: &Bare, ready: impl FnOnce()) -> Result<(), Error> {
             None => {
                 // It would be in use for as long as the keeper of a killed `hushwire up` waits.
                 drop(keeper::take(&name).await);
-                attach::make_bare(&name, MTU).map_err(Error::Attach)?
+                attach::make_bare(&name, MTU).map_err(|error| Error::Attach(error.into()))?
             }
         };
-        let (device, inputs) = BareDevice::start(name, listener, tun)?;
+        // No thread runs yet, and nobody was listened to.
+        let rights = rights::bare(listener.name().map(SocketName::path))?;
+        let (device, inputs) = BareDevice::start(name, listener, tun, rights)?;
         ready();
         device.run(inputs).await
     })
@@ -91,6 +95,7 @@ struct BareDevice {
     name: String,
     plane: Handle,
     follower: Follower,
+    rights: Confinement,
     clock: Clock,
     /// What the packet loop was told of the interface last.
     up: bool,
@@ -98,7 +103,12 @@ struct BareDevice {
 }
 
 impl BareDevice {
-    fn start(name: String, listener: Listener, tun: Tun) -> Result<(Self, Inputs), Error> {
+    fn start(
+        name: String,
+        listener: Listener,
+        tun: Tun,
+        rights: Confinement,
+    ) -> Result<(Self, Inputs), Error> {
         let clock = Clock::start();
         let (terminate, interrupt, hangup) = (
             hear(SignalKind::terminate())?,
@@ -115,7 +125,7 @@ impl BareDevice {
         let (call, calls) = mpsc::channel(16);
         tokio::spawn(listener.serve(call));
         info!(interface = name, "device made");
-        let device = Self { name, plane, follower, clock, up: false, mtu: 0 };
+        let device = Self { name, plane, follower, rights, clock, up: false, mtu: 0 };
         Ok((device, Inputs { notices, calls, socket, terminate, interrupt, hangup }))
     }
 
@@ -156,7 +166,8 @@ impl BareDevice {
         let status = |view: &View| {
             let now = Clock::now();
             let uptime = now.saturating_duration_since(self.clock.started);
-            report::bare(&self.name, self.follower.glance().as_ref(), view, uptime, now)
+            let rights = RightsStatus { process: self.rights.clone(), helper: None };
+            report::bare(&self.name, self.follower.glance().as_ref(), rights, view, uptime, now)
         };
         let reply = control::answer(call.request, &self.plane, &self.clock, status).await;
         // A client that did not wait for its answer does not want it.

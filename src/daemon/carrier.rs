@@ -1,19 +1,19 @@
-//! A cable that is back, or a switch behind it: helping the kernel to find its neighbours at once.
+//! A cable that is back, or a switch behind it: not to lose what is sent while the kernel looks for neighbours.
 //!
 //! What is sent while there is no carrier makes the kernel ask for a link-layer address, three times, a
 //! second apart; what waits for the answer is dropped a second after the last time (net/core/neighbour.c,
 //! `neigh_timer_handler`). When the cable comes back just before that, a peer is heard at once, and what
-//! is sent again to it is queued and dropped: seen in 6 of 16 cables pulled for 3 s. So what is asked in
-//! vain is forgotten when the carrier is back, and the next packet asks anew. The kernel itself does that
-//! when the carrier goes (`neigh_carrier_down`), which is too early for what is sent afterwards.
+//! is sent again to it is queued and dropped: seen in 6 of 16 cables pulled for 3 s. To make the kernel forget
+//! what it asks in vain takes a right that hushwire has given up. So the packet loop is told, and sends
+//! nothing once more before the kernel asks anew by itself, which is a second at most.
 
 use std::collections::BTreeSet;
 use std::future::pending;
 
 use tokio::io::unix::AsyncFd;
-use tracing::{debug, warn};
+use tracing::warn;
 
-use crate::sys::netlink::{LinkEvent, LinkMonitor, Netlink};
+use crate::sys::netlink::{LinkEvent, LinkMonitor};
 
 /// The interfaces of our network namespace, and whether each has a carrier.
 pub(super) struct Carrier {
@@ -31,14 +31,14 @@ impl Carrier {
         Self { monitor, carrying: BTreeSet::new() }
     }
 
-    /// Waits until an interface has its carrier back, and says which. Nothing is lost when this is dropped.
-    pub(super) async fn back(&mut self) -> u32 {
+    /// Waits until an interface has its carrier back. Nothing is lost when this is dropped.
+    pub(super) async fn back(&mut self) {
         while let Some(monitor) = &mut self.monitor {
             let Ok(mut ready) = monitor.readable_mut().await else { break };
             match ready.get_inner_mut().next_event() {
                 Ok(Some(LinkEvent::Link(link))) if link.carrier && !link.deleted => {
                     if self.carrying.insert(link.index) {
-                        return link.index;
+                        return;
                     }
                 }
                 Ok(Some(LinkEvent::Link(link))) => {
@@ -53,14 +53,5 @@ impl Carrier {
             }
         }
         pending().await
-    }
-}
-
-/// Has the kernel ask anew for the neighbours on an interface that did not answer.
-pub(super) fn ask_neighbours_anew(index: u32) {
-    match Netlink::open().and_then(|mut kernel| kernel.forget_silent_neighbours(index)) {
-        Ok(0) => {}
-        Ok(count) => debug!(index, count, "carrier back, neighbours are asked for anew"),
-        Err(error) => debug!(%error, "carrier back"),
     }
 }

@@ -3,7 +3,8 @@
 use std::fmt;
 use std::io;
 
-use crate::sys::attach::AttachError;
+use crate::sys::helper::Refused;
+use crate::sys::sandbox::SandboxError;
 use crate::uapi::BindError;
 
 /// Says why the tunnel cannot start, or not go on.
@@ -16,9 +17,15 @@ pub enum Error {
     /// The network driver's socket cannot be made.
     Driver(BindError),
     /// The overlay interface cannot be made.
-    Attach(AttachError),
+    Attach(Refused),
     /// The place where the interface is to be will never be there.
     Target(String),
+    /// A right cannot be given up.
+    Sandbox(SandboxError),
+    /// The overlay interface of this name is gone, and so is the right to make it anew.
+    InterfaceGone(String),
+    /// The process that has the rights to follow a container was killed.
+    HelperGone,
     /// A descriptor that the environment names by this variable is not what it should be.
     Adopt(&'static str, io::Error),
     /// Something that every program needs was refused.
@@ -41,6 +48,17 @@ impl fmt::Display for Error {
             ),
             Error::Driver(error) => write!(f, "network driver: {error}"),
             Error::Attach(error) => error.fmt(f),
+            Error::Sandbox(error) => error.fmt(f),
+            Error::InterfaceGone(name) => write!(
+                f,
+                "interface {name}: deleted by somebody; hushwire has given up the right to make it anew, so \
+                 that it ends and its supervisor has to start it again (systemd: Restart=on-failure; \
+                 Docker: --restart unless-stopped)"
+            ),
+            Error::HelperGone => f.write_str(
+                "the helper process was killed, and with it the right to follow the container; hushwire \
+                 ends, and its supervisor has to start it again",
+            ),
             Error::Underlay(error) => error.fmt(f),
             Error::Target(why) => f.write_str(why),
             Error::Adopt(variable, error) => write!(f, "{variable}: {error}"),

@@ -1,9 +1,10 @@
 //! The daemon's dealings with its keeper, and with the one that a killed predecessor left.
 //!
 //! A keeper is a help, never a condition: whatever is wrong with it is a line in the log, and hushwire goes
-//! on without. What it is for stands in `sys::keeper`.
+//! on without. What it is for stands in `sys::helper`.
 
 use std::future::pending;
+use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -14,7 +15,7 @@ use tracing::warn;
 use super::clock::Clock;
 use super::control::{PREDECESSOR_PATIENCE, PREDECESSOR_POLL};
 use crate::config::Config;
-use crate::sys::keeper::{self, Keeper};
+use crate::sys::helper::{self, Helper};
 use crate::sys::tun::Tun;
 use crate::uapi::{SOCKET_DIRECTORY, SocketFile, listen_privately};
 
@@ -29,7 +30,7 @@ pub(super) async fn inherit(interface: &str, file: &Path) -> Option<OwnedFd> {
     let entries = std::fs::read_dir(SOCKET_DIRECTORY).into_iter().flatten().flatten();
     for path in entries.map(|entry| entry.path()) {
         if path.to_str().is_some_and(|path| path.ends_with(SUFFIX)) && path != socket(interface) {
-            keeper::dismiss(&path, &file);
+            helper::dismiss(&path, &file);
         }
     }
     tun
@@ -40,7 +41,7 @@ pub(super) async fn inherit(interface: &str, file: &Path) -> Option<OwnedFd> {
 pub(super) async fn take(interface: &str) -> Option<OwnedFd> {
     let until = Clock::now() + PREDECESSOR_PATIENCE;
     loop {
-        match keeper::take(&socket(interface)) {
+        match helper::take(&socket(interface)) {
             Ok(None) if Clock::now() < until => tokio::time::sleep(PREDECESSOR_POLL).await,
             taken => return taken.ok().flatten(),
         }
@@ -58,65 +59,93 @@ fn absolute(file: &Path) -> PathBuf {
 /// Our own keeper, if there is one.
 pub(super) struct Keeping {
     /// Dropped, and so ended, before its file goes.
-    keeper: Option<AsyncFd<Keeper>>,
+    helper: Option<AsyncFd<Helper>>,
     file: Option<SocketFile>,
     patience: Duration,
 }
 
 impl Keeping {
-    /// Gives the keeper what it needs, or ends it if nothing is to be kept. Runs inside a tokio runtime.
-    pub(super) fn start(keeper: Option<Keeper>, config: &Config) -> Self {
+    /// Gives the keeper what it needs, if anything is to be kept. Runs inside a tokio runtime.
+    ///
+    /// # Errors
+    /// When the runtime cannot wait for the helper.
+    pub(super) fn start(helper: Helper, config: &Config, is_wanted: bool) -> io::Result<Self> {
         let patience = config.gossip.resend;
-        let mut this = Self { keeper: None, file: None, patience };
-        let Some(keeper) = keeper.filter(|_| !patience.is_zero()) else { return this };
-        let path = socket(&config.interface.name);
-        let (listener, file) = match listen_privately(&path) {
-            Ok(listening) => listening,
-            Err(error) => {
-                warn!(%error, "nothing will be kept while hushwire is away");
-                return this;
+        let helper = helper.into_async()?;
+        let mut this = Self { helper: Some(helper), file: None, patience };
+        if !patience.is_zero() && is_wanted {
+            let path = socket(&config.interface.name);
+            match this.listen(&path, &absolute(&config.path)) {
+                Ok(file) => this.file = Some(file),
+                Err(error) => warn!(%error, "nothing will be kept while hushwire is away"),
             }
-        };
-        let listens = keeper.listen(listener.as_fd(), &path, &absolute(&config.path));
-        match listens.and_then(|()| keeper.into_async()) {
-            Ok(keeper) => (this.keeper, this.file) = (Some(keeper), Some(file)),
-            Err(error) => warn!(%error, "nothing will be kept while hushwire is away"),
         }
-        this
+        Ok(this)
+    }
+
+    fn listen(&self, path: &Path, file: &Path) -> io::Result<SocketFile> {
+        let (listener, socket) = listen_privately(path).map_err(io::Error::other)?;
+        if let Some(helper) = &self.helper {
+            helper.get_ref().listen(listener.as_fd(), path, file)?;
+        }
+        Ok(socket)
+    }
+
+    /// The process that keeps and, before that, attaches; none if there is none any more.
+    pub(super) fn helper(&self) -> Option<u32> {
+        self.helper.as_ref().map(|helper| helper.get_ref().id())
+    }
+
+    /// Whether something is kept while hushwire is away.
+    pub(super) fn keeps(&self) -> bool {
+        self.file.is_some()
     }
 
     /// Has a TUN held in place of the one before.
     pub(super) fn hold(&self, tun: &Tun) {
-        if let Some(keeper) = &self.keeper {
+        if let Some(helper) = self.helper.as_ref().filter(|_| self.keeps()) {
             // One that was killed is noticed by `ended`.
-            let _ = keeper.get_ref().hold(tun.as_fd(), self.patience);
+            let _ = helper.get_ref().hold(tun.as_fd(), self.patience);
         }
     }
 
     /// Has nothing held any more: the interface is to go.
     pub(super) fn let_go(&self) {
-        if let Some(keeper) = &self.keeper {
-            let _ = keeper.get_ref().let_go(self.patience);
+        if let Some(helper) = self.helper.as_ref().filter(|_| self.keeps()) {
+            let _ = helper.get_ref().let_go(self.patience);
         }
     }
 
-    /// Takes a reloaded configuration.
-    pub(super) fn reload(&mut self, config: &Config) {
+    /// The helper attaches nothing any more: if it keeps nothing either, it ends.
+    pub(super) fn rights_ended(&mut self) {
+        if !self.keeps() {
+            self.end();
+        }
+    }
+
+    /// Takes a reloaded configuration. `attaches` says that the helper is needed for more than keeping.
+    pub(super) fn reload(&mut self, config: &Config, attaches: bool) {
         let before = std::mem::replace(&mut self.patience, config.gossip.resend);
         if self.patience.is_zero() {
-            self.end();
-        } else if let Some(keeper) = &self.keeper
+            match &self.helper {
+                Some(helper) if attaches => {
+                    let _ = helper.get_ref().forget();
+                    self.file = None;
+                }
+                _ => self.end(),
+            }
+        } else if let Some(helper) = self.helper.as_ref().filter(|_| self.keeps())
             && before != self.patience
         {
-            let _ = keeper.get_ref().set_patience(self.patience);
+            let _ = helper.get_ref().set_patience(self.patience);
         }
     }
 
-    /// Waits until the keeper was killed; for ever if there is none.
+    /// Waits until the helper was killed; for ever if there is none.
     pub(super) async fn ended(&self) {
-        match &self.keeper {
+        match &self.helper {
             // It says nothing: what can be read is its end.
-            Some(keeper) => drop(keeper.readable().await),
+            Some(helper) => drop(helper.readable().await),
             None => pending().await,
         }
     }
@@ -130,7 +159,7 @@ impl Keeping {
     }
 
     fn end(&mut self) {
-        self.keeper = None;
+        self.helper = None;
         self.file = None;
     }
 }

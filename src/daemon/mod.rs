@@ -18,12 +18,14 @@ mod names;
 mod overlay;
 mod plugin;
 mod report;
+mod rights;
 mod service;
 mod stranded;
 mod target;
 
 use std::collections::BTreeSet;
 use std::io;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -34,16 +36,17 @@ pub use bare::{Bare, run_bare};
 pub use error::Error;
 pub use service::{Service, ServiceEnvironment};
 
-use crate::config::{self, Config, Environment};
+use crate::config::{self, Config, Environment, Mtu};
 use crate::dataplane::{self, Handle, Notice, View};
 use crate::engine::Engine;
 use crate::sys::attach::AttachRequest;
 use crate::sys::guard::Guard;
-use crate::sys::keeper::Keeper;
+use crate::sys::helper::{Attacher, Helper};
 use crate::sys::locked;
 use crate::sys::memory;
 use crate::sys::netns::Namespace;
-use crate::sys::udp::Udp;
+use crate::sys::sandbox::Files;
+use crate::sys::udp::{Paths, Udp};
 use crate::uapi::{Call, Request};
 use crate::wireguard::{Change, Device, Event, PeerChange, PublicKey, Way};
 use attached::Attached;
@@ -53,26 +56,31 @@ use control::{PREDECESSOR_PATIENCE, PREDECESSOR_POLL};
 use keeper::Keeping;
 use names::{Names, Resolved};
 use plugin::Plugin;
+use rights::Rights;
 use stranded::Ways;
 use target::Target;
 
 /// Until the interface is made anew when that failed after it was deleted.
 const ATTACH_RETRY: Duration = Duration::from_secs(1);
+/// For how long the start waits for the addresses of names, which say what the MTU is to be.
+const FIRST_ANSWERS: Duration = Duration::from_secs(2);
 /// Initiations without an answer that make a peer count as down: 3 s after it was asked first.
 const UNANSWERED_IS_DOWN: u32 = 3;
 
-/// Runs the tunnel until SIGTERM or SIGINT. The keeper ends with it.
+/// Runs the tunnel until SIGTERM or SIGINT. The helper ends with it. `key_files` are those of the configuration.
 ///
 /// # Errors
 /// [`Error`] when the tunnel cannot start, or not go on.
 pub fn run(
     config: Config,
+    key_files: &[PathBuf],
     environment: Environment,
-    keeper: Option<Keeper>,
+    helper: (Helper, Attacher),
     service: Service,
 ) -> Result<(), Error> {
     block_on(async {
-        let (daemon, inputs) = Daemon::start(config, environment, keeper, service).await?;
+        let files = rights::files(&config, key_files, &environment);
+        let (daemon, inputs) = Daemon::start(config, environment, &files, helper, service).await?;
         daemon.run(inputs).await
     })
 }
@@ -120,6 +128,8 @@ struct Daemon {
     target: Target,
     /// What the interface was last asked to be.
     request: AttachRequest,
+    paths: Paths,
+    rights: Rights,
     /// Dropped after `plane`: the TUN's last descriptor is the keeper's, which is waited for.
     keeping: Keeping,
     service: Service,
@@ -136,7 +146,8 @@ impl Daemon {
     async fn start(
         config: Config,
         environment: Environment,
-        keeper: Option<Keeper>,
+        files: &Files,
+        (helper, attacher): (Helper, Attacher),
         mut service: Service,
     ) -> Result<(Self, Inputs), Error> {
         let clock = Clock::start();
@@ -148,26 +159,34 @@ impl Daemon {
         // The control socket first: it tells another daemon of this interface apart from a left-over.
         let listener = control::bind(&config.interface.name).await?;
         let udp = underlay(&mut service, &config).await?;
+        let paths = Paths::open(config.interface.fwmark);
+        // From here on the helper alone has rights: no thread runs yet, and no byte of a peer's was read.
+        let mut rights = Rights::give_up(files, attacher.clone(), Some(helper.id()))?;
 
-        let (resolve, resolved) = mpsc::unbounded_channel();
+        let (resolve, mut resolved) = mpsc::unbounded_channel();
         let mut names = Names::new(resolve);
         names.follow(&config);
-        let mtu = overlay::mtu(&config, &overlay::literal_endpoints(&config));
-        let mut target = Target::follow(&config);
+        if overlay::depends_on_names(&config) {
+            names.await_answers(&mut resolved, FIRST_ANSWERS).await;
+        }
+        let mtu = overlay::mtu(&config, &paths, &names.endpoints(&config));
+        let mut target = Target::follow(&config, Some(attacher.clone()));
         let mut request = overlay::request(&config, mtu, Namespace::Own);
         let kept = match service.kept_tun() {
             Some(tun) => Some(tun),
             None => keeper::inherit(&config.interface.name, &config.path).await,
         };
-        let keeping = Keeping::start(keeper, &config);
+        let is_wanted = !service.keeps_descriptors();
+        let keeping = Keeping::start(helper, &config, is_wanted);
+        let mut keeping = keeping.map_err(|error| Error::Start("the helper process", error))?;
         let (start, plugin) = if config.docker.plugin {
             let engine = Engine::new(config.docker.socket.clone());
-            let (tun, plugin) = Plugin::start(kept, &request, engine)?;
+            let (tun, plugin) = Plugin::start(&attacher, kept, &request, engine)?;
             let (attached, guard) = plugin.attached();
             ((tun, attached, guard), Some(plugin))
         } else {
             let state = target.first().await;
-            (attached::at_start(&state, &mut request, kept, &service)?, None)
+            (attached::at_start(&attacher, &state, &mut request, kept, &service)?, None)
         };
         let (tun, attached, guard) = start;
         service.forget_the_rest();
@@ -178,12 +197,17 @@ impl Daemon {
             }
             None => service.forget_tun(),
         }
+        if !rights::follows(&config) {
+            rights.end()?;
+            keeping.rights_ended();
+        }
 
         // The loop starts last, with everything in place: what peers sent meanwhile waits in the
         // socket, and the handshakes that it starts find the interface there.
         let mut device = new_device()?;
         let mut changes = vec![Change::Mtu(mtu)];
         changes.extend(config::changes(&config));
+        changes.extend(names.changes());
         device.apply(Clock::now(), changes);
         let (notify, notices) = mpsc::unbounded_channel();
         let fwmark = config.interface.fwmark;
@@ -203,6 +227,8 @@ impl Daemon {
             guard,
             target,
             request,
+            paths,
+            rights,
             keeping,
             service,
             plugin,
@@ -265,14 +291,25 @@ impl Daemon {
                     Some(Notice::TunGone) => {
                         warn!(interface = self.config.interface.name, "overlay interface deleted");
                         self.service.forget_tun();
+                        if self.rights.attacher().is_none() {
+                            return Err(Error::InterfaceGone(self.config.interface.name));
+                        }
                         self.attach_again().await;
                     }
                     // The loop ends before we tell it to only by a bug; stay up without packets never.
                     None => return Err(Error::PacketLoop),
                 },
                 interface = inputs.ways.end() => return Err(Error::Stranded(interface)),
-                index = inputs.carrier.back() => carrier::ask_neighbours_anew(index),
-                () = self.keeping.ended() => self.keeping.give_up(),
+                () = inputs.carrier.back() => {
+                    // A loop that has ended is noticed by its notices.
+                    let _ = self.plane.apply(vec![Change::CarrierBack]).await;
+                }
+                () = self.keeping.ended() => {
+                    if self.rights.attacher().is_some() {
+                        return Err(Error::HelperGone);
+                    }
+                    self.keeping.give_up();
+                }
                 event = Plugin::next(&mut self.plugin) => self.plugin_event(event).await,
                 state = self.target.changed(), if self.plugin.is_none() => self.follow(state).await,
                 () = tokio::time::sleep(ATTACH_RETRY), if self.must_attach() => {
@@ -299,8 +336,18 @@ impl Daemon {
             error!("reload refused, nothing was changed: restart hushwire to change {what}");
             return false;
         }
+        let attaches = self.rights.attacher().is_some();
+        let mtu = self.mtu(&new);
+        let wanted = overlay::request(&new, mtu, self.request.namespace.clone());
+        let compared = ((&self.config, &new), (&self.request, &wanted));
+        if let Err(what) = rights::within_reach(compared.0, compared.1, attaches) {
+            error!(
+                "reload refused, nothing was changed: restart hushwire to change {what}; it has given up the \
+                 right to do that while it runs"
+            );
+            return false;
+        }
         let mut changes = config::diff(&self.config, &new);
-        let mtu = overlay::mtu(&new, &self.names.endpoints(&new));
         if mtu != self.request.mtu {
             changes.push(Change::Mtu(mtu));
         }
@@ -314,10 +361,10 @@ impl Daemon {
         self.config = new;
         let peers = &self.config.peers;
         self.answering.retain(|key| peers.iter().any(|peer| peer.public_key == *key));
-        self.keeping.reload(&self.config);
+        self.keeping.reload(&self.config, attaches);
         self.reshape(mtu).await;
         if elsewhere && self.plugin.is_none() {
-            self.target = Target::follow(&self.config);
+            self.target = Target::follow(&self.config, self.rights.attacher().cloned());
             let state = self.target.first().await;
             self.follow(state).await;
         }
@@ -343,7 +390,7 @@ impl Daemon {
         let mut change = PeerChange::new(addresses.peer);
         change.update_only = true;
         change.endpoints = Some(addresses.endpoints);
-        let mtu = overlay::mtu(&self.config, &self.names.endpoints(&self.config));
+        let mtu = self.mtu(&self.config);
         if self.plane.apply(vec![Change::Peer(change), Change::Mtu(mtu)]).await.is_ok() {
             self.reshape(mtu).await;
         }
@@ -371,6 +418,15 @@ impl Daemon {
                 }
             }
         }
+    }
+
+    /// The MTU that a configuration asks for; without the right to change it, the one that there is stays
+    /// where a path has another one by now.
+    fn mtu(&self, config: &Config) -> u16 {
+        if config.interface.mtu == Mtu::Auto && self.rights.attacher().is_none() {
+            return self.request.mtu;
+        }
+        overlay::mtu(config, &self.paths, &self.names.endpoints(config))
     }
 
     /// What a peer is called in log lines: its name, else its public key.

@@ -7,12 +7,12 @@ use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use tokio::sync::mpsc::UnboundedSender;
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
 use tokio::task::AbortHandle;
-use tracing::warn;
+use tracing::{info, warn};
 
 use crate::config::{Config, Host, PeerEndpoint};
-use crate::wireguard::PublicKey;
+use crate::wireguard::{Change, PeerChange, PublicKey};
 
 /// First pause after a name that could not be resolved; doubled each time.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
@@ -88,6 +88,37 @@ impl Names {
         }
         name.addresses.clone_from(&resolved.endpoints);
         Some(resolved)
+    }
+
+    /// Waits until every name has an answer, or the time is over.
+    pub(super) async fn await_answers(
+        &mut self,
+        answers: &mut UnboundedReceiver<Resolved>,
+        limit: Duration,
+    ) {
+        let all = async {
+            while self.known.values().any(|name| name.addresses.is_empty()) {
+                let Some(resolved) = answers.recv().await else { return };
+                self.take(resolved);
+            }
+        };
+        if tokio::time::timeout(limit, all).await.is_err() {
+            info!(
+                "not all endpoints are resolved yet; the overlay starts, with the MTU of those that are"
+            );
+        }
+    }
+
+    /// What the answers so far say to a device that has these peers.
+    pub(super) fn changes(&self) -> Vec<Change> {
+        let answered = self.known.iter().filter(|(_, name)| !name.addresses.is_empty());
+        let change = |(peer, name): (&PublicKey, &Name)| {
+            let mut change = PeerChange::new(*peer);
+            change.update_only = true;
+            change.endpoints = Some(name.addresses.clone());
+            Change::Peer(change)
+        };
+        answered.map(change).collect()
     }
 
     /// Every endpoint known: those given as addresses and those resolved.

@@ -8,7 +8,7 @@ use ipnet::IpNet;
 use crate::config::{Config, Host, Mtu};
 use crate::sys::attach::AttachRequest;
 use crate::sys::netns::Namespace;
-use crate::sys::udp;
+use crate::sys::udp::Paths;
 
 /// What WireGuard adds to an inner packet over IPv4: IPv4 20, UDP 8, message header 16, tag 16.
 const OVERHEAD_IPV4: u32 = 60;
@@ -47,7 +47,7 @@ pub(super) fn literal_endpoints(config: &Config) -> Vec<SocketAddr> {
 /// The configured MTU or, for `auto`, the largest packet that reaches each of these endpoints in one
 /// piece. Alertmanager's largest gossip datagram is an IPv4 packet of 1433 bytes: a path of 1500 over
 /// IPv4 carries 1440.
-pub(super) fn mtu(config: &Config, endpoints: &[SocketAddr]) -> u16 {
+pub(super) fn mtu(config: &Config, paths: &Paths, endpoints: &[SocketAddr]) -> u16 {
     if let Mtu::Fixed(mtu) = config.interface.mtu {
         return mtu;
     }
@@ -56,13 +56,20 @@ pub(super) fn mtu(config: &Config, endpoints: &[SocketAddr]) -> u16 {
         .filter_map(|endpoint| {
             let overhead = if endpoint.is_ipv4() { OVERHEAD_IPV4 } else { OVERHEAD_IPV6 };
             // An endpoint without a route at this moment says nothing about its path.
-            let path = udp::path_mtu(*endpoint, config.interface.fwmark).ok()?;
+            let path = paths.mtu(*endpoint).ok()?;
             Some(path.saturating_sub(overhead))
         })
         .min();
     let v6 = config.interface.address.iter().any(|address| matches!(address, IpNet::V6(_)));
     let mtu = narrowest.map_or(UNKNOWN_PATH, |mtu| mtu.try_into().unwrap_or(MOST));
     mtu.clamp(LEAST[usize::from(v6)], MOST)
+}
+
+/// Whether the MTU cannot be known before names are resolved.
+pub(super) fn depends_on_names(config: &Config) -> bool {
+    let mut endpoints = config.peers.iter().filter_map(|peer| peer.endpoint.as_ref());
+    config.interface.mtu == Mtu::Auto
+        && endpoints.any(|endpoint| matches!(endpoint.host, Host::Name(_)))
 }
 
 /// A list for a log line.

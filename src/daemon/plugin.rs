@@ -24,12 +24,12 @@ use crate::plugin::{
     Answer, Call, DRIVER, Driver, EndpointId, Holder, SOCKET, SandboxKey, Server, Step,
     name_in_container,
 };
-use crate::sys::attach::sandbox::{self, Finished};
-use crate::sys::attach::{AttachError, AttachRequest, Attachment};
+use crate::sys::attach::sandbox::Finished;
+use crate::sys::attach::{AttachError, AttachRequest};
 use crate::sys::guard::Guard;
+use crate::sys::helper::{Attacher, Refused};
 use crate::sys::interface::TunWatch;
 use crate::sys::netlink::{LinkEvent, LinkMonitor};
-use crate::sys::netns::NamespaceError;
 use crate::sys::tun::Tun;
 
 /// How long the engine takes, at most, from its question to the move: starting a process is between.
@@ -84,6 +84,7 @@ impl Plugin {
     /// # Errors
     /// [`Error::Driver`].
     pub(super) fn start(
+        attacher: &Attacher,
         kept: Option<OwnedFd>,
         request: &AttachRequest,
         engine: Engine,
@@ -93,7 +94,7 @@ impl Plugin {
         tokio::spawn(server.serve(call));
         let (tell, found) = mpsc::channel(1);
         tokio::spawn(ask(engine, tell));
-        let (tun, place) = match kept.map(|tun| take_over(tun, request)) {
+        let (tun, place) = match kept.map(|tun| take_over(attacher, tun, request)) {
             Some(Ok((tun, watch, finished))) => (Some(tun), Place::Inside(watch, finished)),
             Some(Err(error)) => {
                 debug!("{error}");
@@ -209,9 +210,9 @@ impl Daemon {
     async fn join(&mut self, answer: Answer) -> Result<Answer, String> {
         // One of a container whose end was not told has the same name.
         self.take_away_interface();
-        let request = self.request.clone();
+        let (attacher, request) = (self.attacher()?, self.request.clone());
         let made = blocking(move || {
-            let (tun, index) = sandbox::prepare(&request)?;
+            let (tun, index) = attacher.prepare(&request)?;
             let watch = watch(&tun)?;
             Ok((tun, index, watch))
         })
@@ -242,13 +243,14 @@ impl Daemon {
     /// The engine has moved the interface, and works on it: what it does not know is put beside.
     async fn departed(&mut self) {
         let request = self.request_in_container();
+        let Ok(attacher) = self.attacher() else { return };
         let Some(plugin) = &mut self.plugin else { return };
         let Place::Here(departure) = std::mem::replace(&mut plugin.place, Place::Nowhere) else {
             return;
         };
         let (watch, request) = (departure.watch, request);
         let closed = blocking(move || {
-            let closed = sandbox::close(&watch, &request);
+            let closed = attacher.close(&watch, &request);
             Ok((watch, closed))
         })
         .await;
@@ -269,6 +271,7 @@ impl Daemon {
 
     /// Looks whether the engine has done its part, or whether a container can have its interface back.
     async fn look(&mut self) {
+        let Ok(attacher) = self.attacher() else { return };
         let Some(plugin) = &mut self.plugin else { return };
         match std::mem::replace(&mut plugin.place, Place::Nowhere) {
             Place::Arriving(watch) => {
@@ -276,7 +279,7 @@ impl Daemon {
                 let told =
                     plugin.driver.holder().map(|holder| holder.told(&request)).unwrap_or_default();
                 let looked = blocking(move || {
-                    let finished = sandbox::finish(&watch, &request, &told);
+                    let finished = attacher.finish(&watch, &request, &told);
                     Ok((watch, finished))
                 })
                 .await;
@@ -321,6 +324,7 @@ impl Daemon {
     /// Makes the interface in the container that should have it, if its network namespace is still there.
     async fn attach_in_container(&mut self) {
         let request = self.request_in_container();
+        let Ok(attacher) = self.attacher() else { return };
         let Some(plugin) = &mut self.plugin else { return };
         let holder = plugin.driver.holder();
         let Some(place) = holder.and_then(|holder| holder.sandbox.clone()) else {
@@ -328,9 +332,9 @@ impl Daemon {
         };
         let place = PathBuf::from(place.0);
         let made = blocking(move || {
-            Ok(sandbox::attach_in(place, &request).and_then(|(attachment, finished)| {
-                let watch = watch(&attachment.tun)?;
-                Ok((attachment.tun, watch, finished))
+            Ok(attacher.attach_in(&place, &request).and_then(|(tun, finished)| {
+                let watch = watch(&tun)?;
+                Ok((tun, watch, finished))
             }))
         });
         match made.await {
@@ -341,10 +345,7 @@ impl Daemon {
                 self.arrived(watch, finished);
             }
             // The container has ended, and its engine did not say so.
-            Ok(Err(AttachError::Namespace {
-                error: NamespaceError::Missing(_) | NamespaceError::NotANamespace(_),
-                ..
-            })) => self.take_away(NOBODY),
+            Ok(Err(error)) if error.is_gone() => self.take_away(NOBODY),
             Ok(Err(error)) => self.not_attached(error.to_string()),
             Err(error) => self.not_attached(error),
         }
@@ -359,13 +360,14 @@ impl Daemon {
 
     /// Brings the interface in a container to the present request.
     pub(super) async fn plugin_reshape(&mut self, request: &AttachRequest) {
+        let Ok(attacher) = self.attacher() else { return };
         let Some(plugin) = &mut self.plugin else { return };
         let Place::Inside(watch, was) = std::mem::replace(&mut plugin.place, Place::Nowhere) else {
             return;
         };
         let request = request.clone();
         let shaped = blocking(move || {
-            let shaped = sandbox::reshape(&watch, &was, &request);
+            let shaped = attacher.reshape(&watch, &was, &request);
             Ok((watch, was, shaped))
         })
         .await;
@@ -380,6 +382,12 @@ impl Daemon {
             }
             Err(error) => warn!("{error}"),
         }
+    }
+
+    /// The way to the helper: with a network driver it has rights for as long as it lives.
+    fn attacher(&self) -> Result<Attacher, String> {
+        let attacher = self.rights.attacher().cloned();
+        attacher.ok_or_else(|| "the rights of the helper process have ended".to_owned())
     }
 
     /// The request with the name that the engine gives the interface.
@@ -421,10 +429,11 @@ async fn ask(engine: Engine, tell: mpsc::Sender<Vec<Attendant>>) {
 
 /// Takes over what a keeper held, if it is in a container.
 fn take_over(
+    attacher: &Attacher,
     tun: OwnedFd,
     request: &AttachRequest,
-) -> Result<(Tun, TunWatch, Finished), AttachError> {
-    let (Attachment { tun, .. }, finished) = sandbox::adopt_there(tun, request)?;
+) -> Result<(Tun, TunWatch, Finished), Refused> {
+    let (tun, finished) = attacher.adopt_there(tun, request)?;
     let watch = watch(&tun)?;
     info!(
         interface = finished.request.name,
@@ -433,12 +442,13 @@ fn take_over(
     Ok((tun, watch, finished))
 }
 
-fn watch(tun: &Tun) -> Result<TunWatch, AttachError> {
-    TunWatch::new(tun).map_err(|error| AttachError::Tun { interface: tun.name().to_owned(), error })
+fn watch(tun: &Tun) -> Result<TunWatch, Refused> {
+    let interface = || tun.name().to_owned();
+    TunWatch::new(tun).map_err(|error| AttachError::Tun { interface: interface(), error }.into())
 }
 
 async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> Result<T, AttachError> + Send + 'static,
+    work: impl FnOnce() -> Result<T, Refused> + Send + 'static,
 ) -> Result<T, String> {
     match tokio::task::spawn_blocking(work).await {
         Ok(result) => result.map_err(|error| error.to_string()),

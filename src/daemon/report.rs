@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use super::Daemon;
 use crate::config::{Host, Netns, PeerEndpoint};
 use crate::dataplane::View;
-use crate::status::{InterfaceStatus, PeerStatus, Status};
+use crate::status::{InterfaceStatus, PeerStatus, RightsStatus, Status};
 use crate::sys::guard::Guard;
 use crate::sys::interface::Sight;
 use crate::wireguard::{Allow, Drops, PeerSnapshot, PublicKey};
@@ -33,7 +33,7 @@ pub(super) fn status(daemon: &Daemon, view: &View, now: Instant) -> Status {
         peer.and_then(|peer| peer.endpoint.as_ref()).map(text)
     };
     let uptime = now.saturating_duration_since(daemon.clock.started);
-    assemble(interface, view, uptime, now, &configured)
+    assemble(interface, daemon.rights.status(&daemon.keeping), view, uptime, now, &configured)
 }
 
 /// The same in a line, for the service manager.
@@ -53,6 +53,7 @@ pub(super) fn line(daemon: &Daemon) -> String {
 pub(super) fn bare(
     name: &str,
     sight: Option<&Sight>,
+    rights: RightsStatus,
     view: &View,
     uptime: Duration,
     now: Instant,
@@ -71,7 +72,7 @@ pub(super) fn bare(
         detail: detail.to_owned(),
         ..of_device(view)
     };
-    assemble(interface, view, uptime, now, &|_| None)
+    assemble(interface, rights, view, uptime, now, &|_| None)
 }
 
 /// The part that is the device's; the rest is empty.
@@ -94,6 +95,7 @@ fn of_device(view: &View) -> InterfaceStatus {
 
 fn assemble(
     interface: InterfaceStatus,
+    rights: RightsStatus,
     view: &View,
     uptime: Duration,
     now: Instant,
@@ -105,6 +107,7 @@ fn assemble(
         pid: std::process::id(),
         uptime_seconds: uptime.as_secs_f64(),
         interface,
+        rights,
         peers: view.device.peers.iter().map(status).collect(),
         drops: by_reason(&view.device.drops),
     }

@@ -21,8 +21,9 @@ use tracing::debug;
 
 use crate::config::{Config, Netns};
 use crate::engine::Engine;
+use crate::sys::helper::{Attacher, Refused};
 use crate::sys::mounts::MountWatch;
-use crate::sys::netns::{Id, Namespace, NamespaceError, ProcessWatch, identify};
+use crate::sys::netns::{Id, Namespace, ProcessWatch, identify};
 
 /// How often a path is looked at beside all news: what a link leads to changes without any.
 const LOOK_INTERVAL: Duration = Duration::from_millis(500);
@@ -51,21 +52,20 @@ pub(super) enum State {
 }
 
 impl State {
-    fn of(namespace: Namespace) -> Self {
-        match identify(&namespace) {
+    /// Asks the helper, if there is one with rights: to look at another user's process takes one.
+    fn of(namespace: Namespace, attacher: Option<&Attacher>) -> Self {
+        let id = match attacher {
+            Some(attacher) => attacher.identify(&namespace),
+            None => identify(&namespace).map_err(|error| Refused::from(&error)),
+        };
+        match id {
             Ok(id) => Self::Here { namespace, id },
-            Err(error) => Self::from(&error),
+            Err(error) => Self::Away { why: error.to_string(), lasting: error.is_lasting() },
         }
     }
 
     fn away(why: impl Into<String>) -> Self {
         Self::Away { why: why.into(), lasting: false }
-    }
-}
-
-impl From<&NamespaceError> for State {
-    fn from(error: &NamespaceError) -> Self {
-        Self::Away { why: error.to_string(), lasting: error.is_lasting() }
     }
 }
 
@@ -77,19 +77,19 @@ pub(super) struct Target {
 
 impl Target {
     /// Begins to follow what the configuration says. Runs inside a tokio runtime.
-    pub(super) fn follow(config: &Config) -> Self {
+    pub(super) fn follow(config: &Config, attacher: Option<Attacher>) -> Self {
         let (sender, states) = watch::channel(State::Looking);
         let netns = config.interface.netns.clone();
         let engine = Engine::new(config.docker.socket.clone());
         let task = tokio::spawn(async move {
             match netns {
-                Netns::Container(which) => container::follow(engine, which, sender).await,
-                Netns::Pid(pid) => follow_process(pid, &sender).await,
+                Netns::Container(which) => container::follow(engine, which, attacher, sender).await,
+                Netns::Pid(pid) => follow_process(pid, attacher.as_ref(), &sender).await,
                 Netns::Name(_) | Netns::Path(_) => {
                     let path = netns.file().unwrap_or_default();
-                    follow_path(&path, &sender).await;
+                    follow_path(&path, attacher.as_ref(), &sender).await;
                 }
-                Netns::Own => tell(&sender, State::of(Namespace::Own)),
+                Netns::Own => tell(&sender, State::of(Namespace::Own, None)),
             }
         });
         Self { states, task: task.abort_handle() }
@@ -126,11 +126,11 @@ fn tell(states: &watch::Sender<State>, state: State) {
     });
 }
 
-async fn follow_process(pid: u32, states: &watch::Sender<State>) {
+async fn follow_process(pid: u32, attacher: Option<&Attacher>, states: &watch::Sender<State>) {
     let ended = format!("process {pid} has ended; name another one in netns and reload");
     match ProcessWatch::new(pid) {
         Ok(process) => {
-            tell(states, State::of(Namespace::Process(pid)));
+            tell(states, State::of(Namespace::Process(pid), attacher));
             end_of(process).await;
             tell(states, State::away(ended));
         }
@@ -151,13 +151,13 @@ async fn end_of(process: ProcessWatch) {
 }
 
 /// Looks when something was mounted, when the process of a path in /proc has ended, and now and then.
-async fn follow_path(path: &Path, states: &watch::Sender<State>) {
+async fn follow_path(path: &Path, attacher: Option<&Attacher>, states: &watch::Sender<State>) {
     let mounts = MountWatch::open();
     let mounts = mounts.inspect_err(|error| debug!(%error, "no news about mounts")).ok();
     let process = process_of(path).and_then(|pid| ProcessWatch::new(pid).ok()?.into_async().ok());
     let mut ended = process.is_none();
     loop {
-        tell(states, State::of(Namespace::File(path.to_owned())));
+        tell(states, State::of(Namespace::File(path.to_owned()), attacher));
         tokio::select! {
             () = mounted(mounts.as_ref()) => {}
             () = ended_process(process.as_ref()), if !ended => ended = true,

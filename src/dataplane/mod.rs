@@ -30,6 +30,7 @@ use tracing::{debug, trace};
 use crate::offload::{Offload, VnetHeader};
 use crate::sys::pages::Pages;
 use crate::sys::poll::{self, Waker};
+use crate::sys::sandbox;
 use crate::sys::scheduling;
 use crate::sys::tun::{self, Tun};
 use crate::sys::udp::{Family, ReceiveBatch, Udp};
@@ -229,7 +230,16 @@ pub fn start(
         fwmark,
     };
     plane.device.set_offload(plane.ports.tun.as_ref().map_or(Offload::None, Tun::offload));
-    let thread = std::thread::Builder::new().name("packets".into()).spawn(move || plane.run())?;
+    let (tell, confined) = mpsc::channel();
+    let thread = std::thread::Builder::new().name("packets".into()).spawn(move || {
+        let result = sandbox::confine_packet_loop();
+        let is_confined = result.is_ok();
+        let _ = tell.send(result);
+        if is_confined {
+            plane.run();
+        }
+    })?;
+    confined.recv().map_err(io::Error::other)?.map_err(io::Error::other)?;
     Ok(Handle { commands: sender, waker, thread: Some(thread) })
 }
 

@@ -6,7 +6,7 @@
 //! `attach` looks at one that it is to take over.
 
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
 use ipnet::IpNet;
 
@@ -39,6 +39,12 @@ pub struct Sight {
 /// alive as the first one does.
 #[derive(Debug)]
 pub struct TunWatch(OwnedFd);
+
+impl AsFd for TunWatch {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
 
 impl TunWatch {
     /// Watches the interface of a TUN.

@@ -22,7 +22,6 @@ use convert::{address_message, read_address, read_link, read_route, route_messag
 mod convert;
 mod exchange;
 mod monitor;
-mod neighbour;
 mod rule;
 
 pub use exchange::{Netlink, NetlinkError};

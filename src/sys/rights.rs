@@ -1,6 +1,6 @@
 //! One descriptor in a message from process to process (`SCM_RIGHTS`, unix(7)).
 //!
-//! `keeper` and `notify` call this. What the kernel filled in is checked (level, type, length) before it is
+//! `helper` and `notify` call this. What the kernel filled in is checked (level, type, length) before it is
 //! believed, and a descriptor that came is owned at once: none is leaked, whatever else is wrong.
 
 use std::io;

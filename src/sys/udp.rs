@@ -3,7 +3,7 @@
 //! Datagrams are received and sent in batches, without allocation; each says which local address it came
 //! to, and answers leave from there (sticky source). The sockets send without DF: an outer packet may
 //! be cut on a path with a small MTU, but never vanishes there. This room does not read a datagram; the
-//! packet loop is the only caller, but for [`path_mtu`].
+//! packet loop is the only caller, but for [`path_mtu`] and [`Paths`].
 
 use std::fmt;
 use std::io;
@@ -407,11 +407,47 @@ fn is_pending_error(error: &io::Error) -> bool {
 /// When there is no route (`NetworkUnreachable`, `HostUnreachable`), or `fwmark` is not 0 and
 /// `CAP_NET_ADMIN` is missing.
 pub fn path_mtu(to: SocketAddr, fwmark: u32) -> io::Result<u32> {
-    let family = Family::of(&to);
+    ask_path_mtu(&probe(Family::of(&to), fwmark)?, to)
+}
+
+/// Asks for path MTUs for as long as there is no right to set a mark: its sockets were marked before.
+#[derive(Debug, Default)]
+pub struct Paths {
+    marked: Vec<(Family, UdpSocket)>,
+}
+
+impl Paths {
+    /// Opens what takes a right later on: with a mark, a socket for each family that this machine has.
+    pub fn open(fwmark: u32) -> Self {
+        let families = [Family::V4, Family::V6].into_iter().filter(|_| fwmark != 0);
+        let marked =
+            families.filter_map(|family| Some((family, probe(family, fwmark).ok()?))).collect();
+        Self { marked }
+    }
+
+    /// The same as [`path_mtu`], with the mark that was given.
+    ///
+    /// # Errors
+    ///
+    /// When there is no route.
+    pub fn mtu(&self, to: SocketAddr) -> io::Result<u32> {
+        match self.marked.iter().find(|(family, _)| *family == Family::of(&to)) {
+            Some((_, probe)) => ask_path_mtu(probe, to),
+            None => path_mtu(to, 0),
+        }
+    }
+}
+
+fn probe(family: Family, fwmark: u32) -> io::Result<UdpSocket> {
     let probe = UdpSocket::bind(family.any(0))?;
     if fwmark != 0 {
         set_fwmark(probe.as_fd(), fwmark)?;
     }
+    Ok(probe)
+}
+
+fn ask_path_mtu(probe: &UdpSocket, to: SocketAddr) -> io::Result<u32> {
+    let family = Family::of(&to);
     probe.connect(to)?;
     let (level, name) = match family {
         Family::V4 => (libc::IPPROTO_IP, libc::IP_MTU),

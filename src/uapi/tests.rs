@@ -122,6 +122,7 @@ fn status() -> Status {
             detail: String::new(),
             guard: Guard { policy_rules: true, nftables: true },
         },
+        rights: Default::default(),
         peers: vec![],
         drops: Default::default(),
     }

@@ -26,6 +26,9 @@ pub enum Change {
     Gossip(GossipChange),
     /// What may pass to and from peers that have no list of their own; `None` is everything.
     Filter(Option<Allow>),
+    /// An interface below has its carrier back: until the kernel has given up on neighbours that it asked
+    /// for in vain, what is sent may be dropped, and nothing is sent once more.
+    CarrierBack,
     /// Removes every peer.
     RemoveAllPeers,
     /// Removes one peer, if there is such a peer.

@@ -82,6 +82,8 @@ struct Common {
     gossip: Option<GossipChange>,
     /// What may pass to and from peers that have no list of their own; none is everything.
     allow: Option<Allow>,
+    /// Until then nothing is sent once more: it could be lost on its way out.
+    way_ready: Option<Instant>,
     datagrams: Outbox<Envelope>,
     events: VecDeque<Event>,
     rng: fastrand::Rng,
@@ -91,6 +93,7 @@ impl Common {
     fn new(seed: u64) -> Self {
         Self {
             gossip: None,
+            way_ready: None,
             allow: None,
             datagrams: Outbox::new(),
             events: VecDeque::new(),
@@ -103,6 +106,7 @@ impl Common {
             now,
             id,
             resend: self.gossip.map(|gossip| gossip.resend),
+            way_ready: self.way_ready,
             allow: self.allow.as_ref(),
             datagrams: &mut self.datagrams,
             events: &mut self.events,

@@ -56,6 +56,8 @@ pub(super) struct Context<'a> {
     pub(super) resend: Option<Duration>,
     /// What may pass to and from a peer that has no list of its own; none is everything.
     pub(super) allow: Option<&'a Allow>,
+    /// When what is sent once more is not lost on its way out.
+    pub(super) way_ready: Option<Instant>,
     pub(super) datagrams: &'a mut Outbox<Envelope>,
     pub(super) events: &'a mut VecDeque<Event>,
     pub(super) rng: &'a mut fastrand::Rng,
@@ -319,6 +321,7 @@ impl Peer {
                     self.want_handshake(cx);
                 }
                 Timer::Silent => self.call(cx),
+                Timer::SendAgain => self.send_again(cx),
                 Timer::PersistentKeepalive => {
                     if !self.seal(cx, &[]) {
                         self.want_handshake(cx);
@@ -399,6 +402,9 @@ impl Peer {
     /// sealed for one that the peer has lost would be missed again.
     fn send_again(&mut self, cx: &mut Context<'_>) {
         let Some(age) = cx.resend else { return self.resend.clear() };
+        if let Some(ready) = cx.way_ready.filter(|&ready| cx.now < ready) {
+            return self.timers.set(Timer::SendAgain, ready);
+        }
         while let Some(packet) = self.resend.take_due(cx.now, age) {
             if self.seal(cx, &packet) {
                 self.counters.gossip_resent += 1;

@@ -14,6 +14,8 @@ pub(super) enum Timer {
     /// Gossip went out and nothing came back: the peer may be cut off, and is to learn at once that
     /// it no longer is.
     Silent,
+    /// What was missed may be sent once more: the way there is ready by now.
+    SendAgain,
     /// The configured persistent keepalive is due.
     PersistentKeepalive,
     /// The initiator did not use the session that we answered: our response may be lost.
@@ -22,11 +24,12 @@ pub(super) enum Timer {
     Expire,
 }
 
-const TIMERS: [Timer; 7] = [
+const TIMERS: [Timer; 8] = [
     Timer::Retry,
     Timer::Keepalive,
     Timer::Unanswered,
     Timer::Silent,
+    Timer::SendAgain,
     Timer::PersistentKeepalive,
     Timer::Unconfirmed,
     Timer::Expire,

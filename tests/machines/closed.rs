@@ -25,7 +25,7 @@ use crate::support::{seconds, wait_for};
 /// How the interface goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Accident {
-    /// Somebody deletes it; hushwire makes it anew at once.
+    /// Somebody deletes it; hushwire ends, and its supervisor starts it again, which makes it anew.
     Deleted,
     /// The same while hushwire is stopped, so that it stays away.
     DeletedForLong,
@@ -80,7 +80,10 @@ fn nothing_leaves(family: Family) {
         let back = Instant::now();
         match accident {
             Accident::Deleted => {}
-            Accident::DeletedForLong => tunnels[0].process().signal(Signal::SIGCONT),
+            Accident::DeletedForLong => {
+                tunnels[0].process().signal(Signal::SIGCONT);
+                play_the_supervisor(&mut tunnels[0]);
+            }
             Accident::Moved => {
                 tunnels[0].terminate();
                 tunnels[0].restart();
@@ -130,6 +133,7 @@ fn happen(accident: Accident, lab: &Lab, tunnel: &mut Tunnel<'_>) {
     match accident {
         Accident::Deleted => {
             machine.ip("link del hush0");
+            play_the_supervisor(tunnel);
             let what = "the interface to be made anew";
             let (_, time) =
                 wait_for(what, seconds(10), || machine.has_interface("hush0").then_some(()));
@@ -144,6 +148,13 @@ fn happen(accident: Accident, lab: &Lab, tunnel: &mut Tunnel<'_>) {
         }
         Accident::Killed => tunnel.kill(),
     }
+}
+
+/// Starts hushwire again once it has ended, as it does without its interface.
+fn play_the_supervisor(tunnel: &mut Tunnel<'_>) {
+    let (ended, _) = wait_for("hushwire to end", seconds(5), || tunnel.process().ended());
+    assert_eq!(ended.code(), Some(1), "{}", tunnel.process().log());
+    tunnel.restart();
 }
 
 /// Packets to machine2's overlay address.

@@ -45,6 +45,7 @@ mod offload;
 mod outage;
 mod pair;
 mod recovery;
+mod rights;
 mod service;
 #[path = "../support/stack.rs"]
 mod stack;

@@ -156,13 +156,16 @@ fn a_restart_by_a_service_manager_keeps_the_interface_and_what_is_sent_into_it()
 fn a_service_manager_hears_of_reloads_and_of_peers() {
     let lab = Lab::new(2);
     let mut stage = Stage::new(&lab);
-    let process = stage.start_ready();
+    // With a network that has room for another peer.
+    const NETWORK: &str = "[interface]\naddress = [\"10.99.0.2/24\"]";
+    fs::write(stage.config(), shared_file(NETWORK, &stage.identities)).unwrap();
+    let mut process = stage.start_ready();
     stage.manager.wait_for("STATUS=hush0: 1 of 1 peers up", seconds(5));
 
     let mut more = stage.identities.clone();
     more.push(Identity::new(3, Family::V4, &[Family::V4]));
     let before = monotonic_micros();
-    stage.reload(&process, "", &more);
+    stage.reload(&process, NETWORK, &more);
     let reloading = stage.manager.wait_for("RELOADING=1\nMONOTONIC_USEC=", seconds(5));
     let at: u64 = reloading.split('=').next_back().unwrap().parse().unwrap();
     assert!((before..=monotonic_micros()).contains(&at), "{at} is not now");
@@ -175,7 +178,7 @@ fn a_service_manager_hears_of_reloads_and_of_peers() {
     let refused = "READY=1\nSTATUS=hush0: 1 of 2 peers up; reload refused, see the log";
     assert_eq!(ready, refused);
 
-    stage.reload(&process, "[interface]\nlisten_port = 51999", &more);
+    stage.reload(&process, &format!("{NETWORK}\nlisten_port = 51999"), &more);
     let ready = stage.manager.wait_for("READY=1", seconds(5));
     assert_eq!(ready, "READY=1\nSTATUS=hush0: 1 of 2 peers up");
     assert_eq!(stage.names_kept(), ALL_KEPT);
@@ -186,7 +189,10 @@ fn a_service_manager_hears_of_reloads_and_of_peers() {
 
     stage.machine().ip("link delete hush0");
     stage.manager.wait_for("FDSTOREREMOVE=1\nFDNAME=tun", seconds(5));
-    stage.manager.wait_for("FDSTORE=1\nFDNAME=tun", seconds(5));
+    let (ended, _) = wait_for("its end", seconds(5), || process.ended());
+    assert_eq!(ended.code(), Some(1));
+    assert!(stage.manager.log().contains("its supervisor has to start it again"));
+    let _again = stage.start_ready();
     assert_eq!(stage.names_kept(), ALL_KEPT);
 }
 

@@ -59,38 +59,6 @@ fn a_carrier_that_comes_and_goes_with_the_other_end_is_told() {
 }
 
 #[test]
-fn neighbours_that_do_not_answer_are_forgotten_and_others_are_not() {
-    in_namespace(|| {
-        ip("link add under35 type veth peer name other35");
-        ip("link set other35 up");
-        ip("link set under35 up");
-        ip("addr add 192.0.2.1/24 dev under35");
-        ip("neigh add 192.0.2.7 lladdr 02:00:00:00:00:07 dev under35 nud stale");
-        ip("neigh add 192.0.2.8 lladdr 02:00:00:00:00:08 dev under35 nud permanent");
-        let socket = std::net::UdpSocket::bind("192.0.2.1:0").unwrap();
-        socket.send_to(b"who is there", "192.0.2.9:9").unwrap();
-        let known = || {
-            let mut known: Vec<_> = ip_json("neigh show dev under35")
-                .iter()
-                .map(|neighbour| neighbour["dst"].as_str().unwrap().to_owned())
-                .filter(|address| address.starts_with("192.0.2."))
-                .collect();
-            known.sort();
-            known
-        };
-        assert_eq!(known(), ["192.0.2.7", "192.0.2.8", "192.0.2.9"]);
-        let mut kernel = Netlink::open().unwrap();
-        assert_eq!(kernel.forget_silent_neighbours(index_of("other35")).unwrap(), 0);
-        assert_eq!(kernel.forget_silent_neighbours(index_of("under35")).unwrap(), 1);
-        assert_eq!(known(), ["192.0.2.7", "192.0.2.8"]);
-    });
-}
-
-fn index_of(name: &str) -> u32 {
-    Netlink::open().unwrap().link(name).unwrap().unwrap().index
-}
-
-#[test]
 fn an_interface_that_leaves_a_bridge_is_not_taken_for_deleted() {
     in_namespace(|| {
         ip("link add br30 type bridge");

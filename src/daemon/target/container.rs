@@ -14,6 +14,7 @@ use tracing::{debug, info};
 use super::{State, ended_process, tell};
 use crate::config::Selector;
 use crate::engine::{Engine, EngineError, Events, Found, Running};
+use crate::sys::helper::Attacher;
 use crate::sys::netns::{Namespace, ProcessWatch};
 
 /// Until an engine that is gone is called again; doubled each time.
@@ -22,8 +23,14 @@ const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_millis(400);
 
 /// Follows a container for ever.
-pub(super) async fn follow(engine: Engine, which: Selector, states: watch::Sender<State>) {
-    let mut follower = Follower { engine, which, states, running: None, pid: 0, ended: false };
+pub(super) async fn follow(
+    engine: Engine,
+    which: Selector,
+    attacher: Option<Attacher>,
+    states: watch::Sender<State>,
+) {
+    let mut follower =
+        Follower { engine, which, attacher, states, running: None, pid: 0, ended: false };
     let mut pause = FIRST_PAUSE;
     loop {
         let error = match follower.engine.events().await {
@@ -46,6 +53,7 @@ pub(super) async fn follow(engine: Engine, which: Selector, states: watch::Sende
 struct Follower {
     engine: Engine,
     which: Selector,
+    attacher: Option<Attacher>,
     states: watch::Sender<State>,
     /// The first process of the container that runs.
     running: Option<AsyncFd<ProcessWatch>>,
@@ -107,7 +115,7 @@ impl Follower {
             Ok(Ok(process)) => {
                 info!(container = name, pid, "container is running");
                 (self.running, self.pid) = (Some(process), *pid);
-                tell(&self.states, State::of(Namespace::Process(*pid)));
+                tell(&self.states, State::of(Namespace::Process(*pid), self.attacher.as_ref()));
             }
             // It may have ended since the engine has looked; then there is an event to come.
             Err(error) => self.away(&format!("container {name} runs, but {error}")),

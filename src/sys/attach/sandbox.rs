@@ -12,6 +12,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 
 use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
 
 use super::adopt::adopt_here;
 use super::{
@@ -61,7 +62,7 @@ fn close_here(request: &AttachRequest) -> Result<Guard, AttachError> {
 }
 
 /// What the engine has made of an interface.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Finished {
     /// Where it is.
     pub place: Place,

@@ -4,13 +4,17 @@
 //! peer whose keys change keeps its old session until the new one has shaken hands. Called by the packet
 //! loop through [`Device::apply`].
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::{Device, PeerId, Slot};
 use crate::wireguard::change::{AllowedIpChange, Change, PeerChange};
 use crate::wireguard::keys::{PrivateKey, PublicKey};
 use crate::wireguard::peer::Peer;
 use crate::wireguard::session::{Identity, Session};
+
+/// The kernel asks for a neighbour once a second, and drops what waits for the answer a second after the last
+/// time (net/core/neighbour.c, `neigh_timer_handler`). What is sent after that asks anew.
+const NEIGHBOURS_FOUND: Duration = Duration::from_millis(1_050);
 
 impl Device {
     /// Applies changes in order. What they do not name is not touched.
@@ -23,6 +27,7 @@ impl Device {
                     self.common.gossip = Some(gossip).filter(|gossip| !gossip.resend.is_zero());
                 }
                 Change::Filter(allow) => self.common.allow = allow,
+                Change::CarrierBack => self.common.way_ready = Some(now + NEIGHBOURS_FOUND),
                 Change::RemoveAllPeers => {
                     let all: Vec<PeerId> = self.peers.keys().copied().collect();
                     all.into_iter().for_each(|id| self.remove(id));

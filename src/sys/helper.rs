@@ -1,10 +1,13 @@
-//! A second process that holds the TUN while hushwire is away, so that what is sent meanwhile is not lost.
+//! The second process: it attaches interfaces while it has rights, and then keeps the TUN.
 //!
 //! An interface goes with the last descriptor of its TUN; as long as there is one, the kernel queues what is
 //! sent into it (`txqueuelen`, which `attach` sets).
 //!
 //! ```text
-//!  hushwire ──fork──> keeper                     the hushwire after it
+//!  hushwire ──fork──> helper                     the hushwire after it
+//!     │ request ──────>│ attaches, with rights            │
+//!     │<────────── TUN │                                  │
+//!     │ no more ──────>│ gives up its rights: a keeper    │
 //!     │ hold(TUN) ────>│                                  │
 //!     │ goodbye ──────>│ ends at once                     │
 //!     X killed         │ listens on NAME.keeper           │
@@ -12,9 +15,9 @@
 //!                      │ TUN ────────────────────────────>│
 //! ```
 //!
-//! This file is hushwire's side of both, before and after; keeper/process.rs is what the keeper does. It is
-//! forked before anything is read: it never had a key. Called by the daemon of `up`, never for a bare
-//! device, whose interface goes with its process.
+//! This file is hushwire's side of both, before and after. It is forked before anything is read: it never had a
+//! key, and what it reads are the messages of its own hushwire, which say names, addresses and places. Called
+//! by the daemon of `up`, never for a bare device, whose interface goes with its process.
 
 use std::io::{self, Write};
 use std::net::Shutdown;
@@ -29,14 +32,21 @@ use tokio::io::unix::AsyncFd;
 
 use super::{checked, poll, rights};
 
+mod attacher;
+mod container;
+mod keeper;
 mod process;
+
+pub use attacher::{Attacher, Refused};
 
 /// Messages to a keeper begin with one of these.
 mod word {
-    /// Hushwire ends as it should: so does its keeper.
+    /// Hushwire ends as it should: so does its helper.
     pub(super) const GOODBYE: u8 = b'B';
     /// A TUN to hold instead of the one before, or none; then for how long, in milliseconds.
     pub(super) const HOLD: u8 = b'H';
+    /// Close the TUN that is held, and the socket for a successor.
+    pub(super) const FORGET: u8 = b'F';
     /// Only for how long.
     pub(super) const PATIENCE: u8 = b'P';
     /// The socket for the successor; then its path, a zero byte, and which file configures hushwire.
@@ -49,33 +59,49 @@ mod word {
 
 /// A path that the kernel takes has less than 4096 bytes; a message has one of those, and a socket's.
 const MESSAGE_BYTES: usize = 4096 + 256;
-/// A keeper does nothing but wait: it answers within this time, or something is wrong with it.
+/// Who does nothing but wait answers within this time, or something is wrong with it.
 const PATIENCE: Duration = Duration::from_secs(1);
 
-/// The keeper of this process. It is told that all is well, and waited for, when this is dropped.
+/// The helper of this process. It is told that all is well, and waited for, when this is dropped.
 #[derive(Debug)]
-pub struct Keeper {
+pub struct Helper {
     socket: OwnedFd,
     pid: libc::pid_t,
 }
 
-impl Keeper {
+impl Helper {
     /// Forks it. Comes before any thread, and before any secret is read.
     ///
     /// # Errors
     ///
-    /// When the process has more than one thread, or the kernel gives no process or descriptor.
-    pub fn fork() -> io::Result<Self> {
+    /// When the process has more than one thread, the kernel gives no process or descriptor, or the helper
+    /// could not give up what it does not need.
+    pub fn fork() -> io::Result<(Self, Attacher)> {
         super::background::refuse_threads()?;
         let (ours, theirs) = pair()?;
+        let (asking, asked) = pair()?;
         // SAFETY: this is the only thread (see above), so that no lock is held by one that is not there.
         match checked(unsafe { libc::fork() })? {
             0 => {
-                drop(ours);
-                process::live(theirs)
+                drop((ours, asking));
+                process::live(theirs, asked)
             }
-            pid => Ok(Self { socket: ours, pid }),
+            pid => Ok((Self { socket: ours, pid }, Attacher::new(asking))),
         }
+    }
+
+    /// Its process.
+    pub fn id(&self) -> u32 {
+        self.pid.unsigned_abs()
+    }
+
+    /// Has it hold nothing, and listen to no successor.
+    ///
+    /// # Errors
+    ///
+    /// `EPIPE` when the helper was killed.
+    pub fn forget(&self) -> io::Result<()> {
+        rights::send(self.socket.as_fd(), &[word::FORGET], None)
     }
 
     /// Gives it the socket on which a successor will ask, the path of that, and what tells a successor
@@ -83,7 +109,7 @@ impl Keeper {
     ///
     /// # Errors
     ///
-    /// `EPIPE` when the keeper was killed.
+    /// `EPIPE` when the helper was killed.
     pub fn listen(&self, listener: BorrowedFd<'_>, path: &Path, file: &Path) -> io::Result<()> {
         let parts =
             [&[word::LISTEN], path.as_os_str().as_bytes(), b"\0", file.as_os_str().as_bytes()];
@@ -95,7 +121,7 @@ impl Keeper {
     ///
     /// # Errors
     ///
-    /// `EPIPE` when the keeper was killed.
+    /// `EPIPE` when the helper was killed.
     pub fn hold(&self, tun: BorrowedFd<'_>, patience: Duration) -> io::Result<()> {
         self.tell(word::HOLD, patience, Some(tun))
     }
@@ -113,7 +139,7 @@ impl Keeper {
     ///
     /// # Errors
     ///
-    /// `EPIPE` when the keeper was killed.
+    /// `EPIPE` when the helper was killed.
     pub fn set_patience(&self, patience: Duration) -> io::Result<()> {
         self.tell(word::PATIENCE, patience, None)
     }
@@ -130,26 +156,26 @@ impl Keeper {
     ///
     /// When the runtime cannot wait for one more.
     pub fn into_async(self) -> io::Result<AsyncFd<Self>> {
-        // SAFETY: the descriptor is open and the same for as long as the keeper's handle lives.
+        // SAFETY: the descriptor is open and the same for as long as the helper's handle lives.
         unsafe { AsyncFd::register_with_interest(self, Interest::READABLE) }
             .map_err(io::Error::from)
     }
 }
 
-impl AsRawFd for Keeper {
+impl AsRawFd for Helper {
     fn as_raw_fd(&self) -> RawFd {
         self.socket.as_raw_fd()
     }
 }
 
-impl Drop for Keeper {
+impl Drop for Helper {
     fn drop(&mut self) {
         // One that was killed does not hear it.
         let _ = rights::send(self.socket.as_fd(), &[word::GOODBYE], None);
         // It says nothing, so that the socket becomes readable by its end alone.
         let ended = poll::readable([Some(self.socket.as_fd())], Some(PATIENCE));
         // SAFETY: neither takes a pointer that is not null; the pid is that of a child which nobody has
-        // waited for. A keeper that is stopped does not end by itself.
+        // waited for. A helper that is stopped does not end by itself.
         unsafe {
             if !matches!(ended, Ok([true])) {
                 libc::kill(self.pid, libc::SIGKILL);
