@@ -160,6 +160,7 @@ impl Daemon {
         let listener = control::bind(&config.interface.name).await?;
         let udp = underlay(&mut service, &config).await?;
         let paths = Paths::open(config.interface.fwmark);
+        let driver = Plugin::bind(&config)?;
         // From here on the helper alone has rights: no thread runs yet, and no byte of a peer's was read.
         let mut rights = Rights::give_up(files, attacher.clone(), Some(helper.id()))?;
 
@@ -179,9 +180,9 @@ impl Daemon {
         let is_wanted = !service.keeps_descriptors();
         let keeping = Keeping::start(helper, &config, is_wanted);
         let mut keeping = keeping.map_err(|error| Error::Start("the helper process", error))?;
-        let (start, plugin) = if config.docker.plugin {
+        let (start, plugin) = if let Some(driver) = driver {
             let engine = Engine::new(config.docker.socket.clone());
-            let (tun, plugin) = Plugin::start(&attacher, kept, &request, engine)?;
+            let (tun, plugin) = Plugin::start(driver, &attacher, kept, &request, engine);
             let (attached, guard) = plugin.attached();
             ((tun, attached, guard), Some(plugin))
         } else {

@@ -19,6 +19,7 @@ use tracing::{debug, info, warn};
 
 use super::attached::Attached;
 use super::{Daemon, Error};
+use crate::config::Config;
 use crate::engine::{Attendant, Engine};
 use crate::plugin::{
     Answer, Call, DRIVER, Driver, EndpointId, Holder, SOCKET, SandboxKey, Server, Step,
@@ -79,17 +80,23 @@ pub(super) enum Event {
 }
 
 impl Plugin {
-    /// Begins to serve the engine, with the interface that a predecessor left in a container, if it did.
+    /// Makes the socket, where the engine looks for it. Takes the right to make its directory.
     ///
     /// # Errors
     /// [`Error::Driver`].
+    pub(super) fn bind(config: &Config) -> Result<Option<Server>, Error> {
+        let bind = || Server::bind(Path::new(SOCKET)).map_err(Error::Driver);
+        config.docker.plugin.then(bind).transpose()
+    }
+
+    /// Begins to serve the engine, with the interface that a predecessor left in a container, if it did.
     pub(super) fn start(
+        server: Server,
         attacher: &Attacher,
         kept: Option<OwnedFd>,
         request: &AttachRequest,
         engine: Engine,
-    ) -> Result<(Option<Tun>, Self), Error> {
-        let server = Server::bind(Path::new(SOCKET)).map_err(Error::Driver)?;
+    ) -> (Option<Tun>, Self) {
         let (call, calls) = mpsc::channel(16);
         tokio::spawn(server.serve(call));
         let (tell, found) = mpsc::channel(1);
@@ -102,7 +109,7 @@ impl Plugin {
             }
             None => (None, Place::Nowhere),
         };
-        Ok((tun, Self { driver: Driver::default(), calls, found, place }))
+        (tun, Self { driver: Driver::default(), calls, found, place })
     }
 
     /// Whether the interface is in a container, and what guards it there.
