@@ -68,6 +68,10 @@ fn build(files: &Files) -> Result<Landlock, RulesetError> {
         rules = give(rules, directory, read | make)?;
     }
     rules = give(rules, Path::new("/dev/null"), AccessFs::ReadFile | AccessFs::WriteFile)?;
+    // A static program does not find the C library's getrandom() by its name, and reads these.
+    for source in ["/dev/urandom", "/dev/random"] {
+        rules = give(rules, Path::new(source), AccessFs::ReadFile.into())?;
+    }
     if files.resolver {
         for file in RESOLVER {
             rules = give_file(rules, Path::new(file))?;
