@@ -27,7 +27,8 @@ fn the_image_is_small_static_healthy_and_finds_its_peer_by_name() {
     docker.cli(&["build", "--tag", "hushwire", context().to_str().expect("a path of ASCII")]);
     docker.cli(&["network", "create", "underlay"]);
 
-    // The engine's own DNS server resolves the names of containers on one network.
+    // The engine's own DNS server resolves the names of containers on one network. They have no other way
+    // to each other.
     let mut identities = Identity::all(2, Family::V4, &[Family::V4]);
     for identity in &mut identities {
         identity.endpoint = Some(format!("{}:51820", identity.name));
@@ -56,8 +57,5 @@ fn the_image_is_small_static_healthy_and_finds_its_peer_by_name() {
             (docker.inspect(name, "{{.State.Health.Status}}") == "healthy").then_some(())
         });
     }
-    // Who was started first had no answer yet, and need not ask again once its peer is heard.
-    let log = docker.logs("machine2");
-    assert!(log.contains("endpoint resolved peer=\"machine1\""), "{log}");
     println!("the program of the image: {:.2} MB", size as f64 / 1e6);
 }
