@@ -59,3 +59,25 @@ fn the_image_is_small_static_healthy_and_finds_its_peer_by_name() {
     }
     println!("the program of the image: {:.2} MB", size as f64 / 1e6);
 }
+
+/// A static program finds no function by its name, and read a file instead that was out of reach by then: no
+/// device was made.
+#[test]
+fn the_program_of_the_image_makes_a_bare_device_too() {
+    let machine = Machine::new("machine1");
+    let docker = Docker::start(&machine);
+    docker.cli(&["build", "--tag", "hushwire", context().to_str().expect("a path of ASCII")]);
+    docker.cli(
+        &[
+            &["run", "--detach", "--name", "bare", "--cap-drop", "ALL", "--cap-add", "NET_ADMIN"][..],
+            &["--device", "/dev/net/tun", "--read-only", "--tmpfs", "/var/run"],
+            &["--env", "LOG_LEVEL=info", "hushwire", "--foreground", "bare0"],
+        ]
+        .concat(),
+    );
+    wait_for("the device to be made", seconds(20), || {
+        let log = docker.logs("bare");
+        assert_eq!(docker.inspect("bare", "{{.State.Status}}"), "running", "{log}");
+        log.contains("device made").then_some(())
+    });
+}
