@@ -25,7 +25,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc::UnboundedSender;
 use tokio::sync::oneshot;
-use tracing::{debug, trace};
+use tracing::{debug, trace, warn};
 
 use crate::offload::{Offload, VnetHeader};
 use crate::sys::pages::Pages;
@@ -232,6 +232,10 @@ pub fn start(
     plane.device.set_offload(plane.ports.tun.as_ref().map_or(Offload::None, Tun::offload));
     let (tell, confined) = mpsc::channel();
     let thread = std::thread::Builder::new().name("packets".into()).spawn(move || {
+        // The list of calls that are left does not have this one.
+        if let Err(error) = scheduling::take_short_slices() {
+            warn!(%error, "the packet loop runs when the scheduler likes: slower beside other work");
+        }
         let result = sandbox::confine_packet_loop();
         let is_confined = result.is_ok();
         let _ = tell.send(result);
@@ -260,9 +264,6 @@ struct Dataplane {
 impl Dataplane {
     #[expect(clippy::disallowed_methods, reason = "this is the loop: it takes the time for all")]
     fn run(&mut self) {
-        if let Err(error) = scheduling::take_short_slices() {
-            debug!(%error, "the packet loop runs when the scheduler likes");
-        }
         let mut now = Instant::now();
         self.ports.drain(&mut self.device, now);
         loop {
