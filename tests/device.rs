@@ -767,6 +767,49 @@ fn gossip_older_than_its_age_is_not_sent_again_and_none_is_with_the_age_zero() {
     assert!(wire.b.received.is_empty());
 }
 
+/// Echo request number `i`, as ping sends it.
+fn echo(i: u8) -> Vec<u8> {
+    let mut packet = gossip(i);
+    packet[9] = 1;
+    packet[20] = 8;
+    packet
+}
+
+#[test]
+fn a_ping_to_a_peer_that_is_started_again_arrives_and_an_old_one_does_not() {
+    let mut wire = gossiping(Wire::connected());
+    wire.pass(seconds(100));
+    for i in 0..20 {
+        wire.a.send(wire.now, &echo(i));
+        wire.pass_with(Duration::from_millis(100), |_, _| Delivery::Lose);
+    }
+    wire.b = Station::new(2, wire.now);
+    wire.b.know(wire.now, &wire.a, true);
+    wire.settle();
+    assert_eq!(numbers(&wire.b.received), (10..20).collect::<Vec<u8>>(), "{:#?}", wire.ladder);
+    assert_eq!(wire.a.peer(wire.now, &wire.b).gossip_resent, 0);
+}
+
+/// Whoever pings would see a duplicate.
+#[test]
+fn a_ping_is_not_sent_again_when_a_link_is_back_or_a_session_is_renewed() {
+    let mut wire = gossiping(Wire::connected());
+    wire.a.send(wire.now, &echo(1));
+    wire.pass_with(Duration::from_millis(600), |_, _| Delivery::Lose);
+    wire.b.send(wire.now, &udp("10.99.0.2", "10.99.0.1", b"the link is back"));
+    wire.settle();
+    assert!(wire.b.received.is_empty(), "{:#?}", wire.ladder);
+
+    wire.pass(seconds(121));
+    let before = wire.a.peer(wire.now, &wire.b).last_handshake;
+    // The ping is under way when the peer asks for a new session.
+    wire.a.send(wire.now, &echo(2));
+    wire.b.send(wire.now, &udp("10.99.0.2", "10.99.0.1", b"still here"));
+    wire.settle();
+    assert!(wire.a.peer(wire.now, &wire.b).last_handshake > before, "{:#?}", wire.ladder);
+    assert_eq!(numbers(&wire.b.received), [2], "{:#?}", wire.ladder);
+}
+
 /// A packet as it leaves A with a mark, and B takes it with another one.
 fn marked(inner: u8, outer: Ecn) -> (Ecn, Wire) {
     let mut wire = Wire::connected();

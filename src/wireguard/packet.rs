@@ -97,6 +97,21 @@ fn udp_datagram(packet: &[u8]) -> Option<(bool, &[u8])> {
     }
 }
 
+/// Whether it asks for an echo, as ping does: ICMP type 8, or ICMPv6 type 128.
+pub(super) fn is_echo_request(packet: &[u8]) -> bool {
+    let asks = || match packet.first()? >> 4 {
+        4 => {
+            let header: &[u8; 20] = packet.first_chunk()?;
+            let is_first = u16::from_be_bytes([header[6], header[7]]) & 0x1fff == 0;
+            let length = usize::from(header[0] & 15) * 4;
+            Some(header[9] == 1 && is_first && *packet.get(length)? == 8)
+        }
+        6 => Some(*packet.get(6)? == 58 && *packet.get(40)? == 128),
+        _ => None,
+    };
+    asks().unwrap_or(false)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -159,6 +174,30 @@ mod tests {
         assert!(is_udp_to(&fragment, 9093));
         for short in [&[][..], &[0x45; 19], &[0x60; 39], &v6[..41]] {
             assert!(!is_udp_to(short, 9094));
+        }
+    }
+
+    #[test]
+    fn an_echo_request_is_known_in_both_families() {
+        let mut v4 = vec![0; 28];
+        (v4[0], v4[9], v4[20]) = (0x45, 1, 8);
+        assert!(is_echo_request(&v4));
+        let with = |place: usize, byte: u8| {
+            let mut other = v4.clone();
+            other[place] = byte;
+            other
+        };
+        // A reply, a later fragment, UDP, and options that put the type elsewhere.
+        for other in [with(20, 0), with(7, 1), with(9, 17), with(0, 0x46)] {
+            assert!(!is_echo_request(&other));
+        }
+        let mut v6 = vec![0; 48];
+        (v6[0], v6[6], v6[40]) = (0x60, 58, 128);
+        assert!(is_echo_request(&v6));
+        v6[40] = 129;
+        assert!(!is_echo_request(&v6));
+        for short in [&[][..], &v4[..20], &v6[..40], &[0x4f; 20]] {
+            assert!(!is_echo_request(short));
         }
     }
 

@@ -21,7 +21,7 @@ use super::io::{Envelope, Event, PeerId};
 use super::keys::{PresharedKey, PublicKey};
 use super::message::{DATA_OVERHEAD, INITIATION_LEN};
 use super::outbox::Outbox;
-use super::resend::Resend;
+use super::resend::{ECHO_AGE, Kept, Resend};
 use super::session::{Opened, REJECT_AFTER_TIME, Session};
 use super::snapshot::{PeerSnapshot, SessionState};
 use super::staged::Staged;
@@ -52,7 +52,7 @@ const WIPE_AFTER: Duration = REJECT_AFTER_TIME.saturating_add(Duration::from_sec
 pub(super) struct Context<'a> {
     pub(super) now: Instant,
     pub(super) id: PeerId,
-    /// For how long gossip to a silent peer is kept; none if it is not.
+    /// For how long gossip to a silent peer is kept; none if nothing is.
     pub(super) resend: Option<Duration>,
     /// What may pass to and from a peer that has no list of its own; none is everything.
     pub(super) allow: Option<&'a Allow>,
@@ -87,6 +87,8 @@ pub(super) struct Peer {
     last_initiation_heard: Option<Instant>,
     staged: Staged,
     resend: Resend,
+    /// Echo requests under way.
+    echoes: Resend,
     filtering: Filtering,
     counters: Counters,
     pub(super) drops: Drops,
@@ -122,6 +124,7 @@ impl Peer {
             last_initiation_heard: None,
             staged: Staged::default(),
             resend: Resend::default(),
+            echoes: Resend::default(),
             filtering: Filtering::default(),
             counters: Counters::default(),
             drops: Drops::default(),
@@ -176,17 +179,21 @@ impl Peer {
 
     /// Seals a packet (padded already) to the peer, or stages it for the session that it wants. Gossip
     /// is kept until the peer is heard, and waits there if there is no session.
-    pub(super) fn send(&mut self, cx: &mut Context<'_>, packet: &[u8], gossip: bool) {
+    pub(super) fn send(&mut self, cx: &mut Context<'_>, packet: &[u8], kept: Option<Kept>) {
         if self.endpoint.is_none() {
             self.drops.count(DropReason::NoEndpoint);
         } else if self.seal(cx, packet) {
-            if gossip {
-                self.resend.push(cx.now, packet, false);
-                // Not cleared when it is heard: a timer that is moved by every packet costs.
-                self.timers.set_once(Timer::Silent, cx.now + SILENT_AFTER);
+            match kept {
+                Some(Kept::Gossip) => {
+                    self.resend.push(cx.now, packet, false);
+                    // Not cleared when it is heard: a timer that is moved by every packet costs.
+                    self.timers.set_once(Timer::Silent, cx.now + SILENT_AFTER);
+                }
+                Some(Kept::Echo) => self.echoes.push(cx.now, packet, false),
+                None => {}
             }
             self.data_sent(cx);
-        } else if gossip {
+        } else if kept == Some(Kept::Gossip) {
             self.resend.push(cx.now, packet, true);
             self.want_handshake(cx);
         } else {
@@ -213,6 +220,10 @@ impl Peer {
         let len = session.respond(cx.now, initiation, out)?;
         self.last_initiation_heard = Some(cx.now);
         self.resend.peer_may_be_new();
+        if self.counters.last_handshake.is_some_and(|at| cx.now < at + REKEY_AFTER_TIME) {
+            // Too early for a peer that still has the session.
+            self.echoes.peer_may_be_new();
+        }
         self.heard(cx, from, initiation.len());
         self.sent(cx, from, Ecn::NotCapable, len);
         self.timers.set(Timer::Unconfirmed, cx.now + CONFIRM_TIMEOUT);
@@ -401,13 +412,21 @@ impl Peer {
     /// Sends what the peer missed, once. Called when a session is known to work both ways: what is
     /// sealed for one that the peer has lost would be missed again.
     fn send_again(&mut self, cx: &mut Context<'_>) {
-        let Some(age) = cx.resend else { return self.resend.clear() };
+        let Some(age) = cx.resend else {
+            self.echoes.clear();
+            return self.resend.clear();
+        };
         if let Some(ready) = cx.way_ready.filter(|&ready| cx.now < ready) {
             return self.timers.set(Timer::SendAgain, ready);
         }
         while let Some(packet) = self.resend.take_due(cx.now, age) {
             if self.seal(cx, &packet) {
                 self.counters.gossip_resent += 1;
+                self.data_sent(cx);
+            }
+        }
+        while let Some(packet) = self.echoes.take_due(cx.now, ECHO_AGE) {
+            if self.seal(cx, &packet) {
                 self.data_sent(cx);
             }
         }
@@ -465,6 +484,7 @@ impl Peer {
         let before = self.counters.last_heard.replace(cx.now);
         let silence = before.map(|before| cx.now.saturating_duration_since(before));
         self.resend.heard(cx.now, silence);
+        self.echoes.answered();
         self.endpoint = Some(from);
         self.timers.clear(Timer::Unanswered);
         self.passed(cx.now);

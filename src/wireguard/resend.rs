@@ -1,8 +1,10 @@
-//! Gossip that a peer may have missed: kept while the peer is silent, sent once more when it is heard.
+//! What a peer may have missed: kept while the peer is silent, sent once more when it is heard.
 //!
 //! memberlist sends each message about four times within a second or two and then trusts the next full
 //! exchange, up to 60 s later. Gossip is idempotent and numbered, so a duplicate is harmless, and the
-//! peer needs no change. Called by peer.rs for each gossip datagram and each authenticated message.
+//! peer needs no change. Echo requests are kept for a moment, so that a probe does not see a restart; a
+//! duplicate of these would be seen, so that they wait for a peer that must be new. Called by peer.rs for
+//! each such datagram and each authenticated message.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
@@ -21,7 +23,17 @@ const MOST_BYTES: usize = 512 * 1024;
 /// Memory that is kept when nothing is in it: more was needed for an outage, which is over.
 const KEPT_BYTES: usize = 16 * 1024;
 
-/// Gossip datagrams sent to one peer since it was last heard, the oldest first.
+/// For how long an echo request is kept: whoever probes waits for a second or more.
+pub(super) const ECHO_AGE: Duration = Duration::from_secs(1);
+
+/// What is kept to be sent once more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kept {
+    Gossip,
+    Echo,
+}
+
+/// Packets of one kind sent to one peer since it was last heard, the oldest first.
 #[derive(Default)]
 pub(super) struct Resend {
     /// When each was sent, and its length.
@@ -51,6 +63,13 @@ impl Resend {
         if gap && now.saturating_duration_since(*oldest) > ROUND_TRIP {
             self.due = true;
         } else if !self.due {
+            self.clear();
+        }
+    }
+
+    /// Called when the peer was heard, of packets that it must have got before it said something.
+    pub(super) fn answered(&mut self) {
+        if !self.due && !self.sent.is_empty() {
             self.clear();
         }
     }

@@ -9,7 +9,8 @@ use crate::offload::{self, Segments, Unusable, VnetHeader};
 use crate::wireguard::drops::DropReason;
 use crate::wireguard::ecn::Ecn;
 use crate::wireguard::io::PeerId;
-use crate::wireguard::packet::{Addresses, Udp};
+use crate::wireguard::packet::{Addresses, Udp, is_echo_request};
+use crate::wireguard::resend::Kept;
 
 /// Inner packets are padded to a multiple of this (section 5.4.6 of the paper).
 const PADDING: usize = 16;
@@ -58,16 +59,18 @@ impl Device {
         if udp.is_some_and(|udp| self.is_our_own_datagram(addresses.destination, udp)) {
             return self.drops.count(DropReason::RoutingLoop);
         }
-        let gossip =
-            self.common.gossip.zip(udp).is_some_and(|(gossip, udp)| udp.may_go_to(gossip.port));
+        let kept = self.common.gossip.and_then(|gossip| match udp {
+            Some(udp) => udp.may_go_to(gossip.port).then_some(Kept::Gossip),
+            None => is_echo_request(packet).then_some(Kept::Echo),
+        });
         let result = if header.is_large() {
             if !self.lets_out(now, id, packet) {
                 return;
             }
             Segments::of(header, buffer, len)
-                .map(|segments| self.send_large(now, id, segments, lost, gossip))
+                .map(|segments| self.send_large(now, id, segments, lost, kept))
         } else {
-            self.send_one(now, id, header, buffer, len, gossip)
+            self.send_one(now, id, header, buffer, len, kept)
         };
         if result.is_err() {
             self.drops.count(DropReason::MalformedPacket);
@@ -81,13 +84,13 @@ impl Device {
         header: &VnetHeader,
         buffer: &mut [u8],
         len: usize,
-        gossip: bool,
+        kept: Option<Kept>,
     ) -> Result<(), Unusable> {
         offload::finish_checksum(header, buffer.get_mut(..len).unwrap_or_default())?;
         let packet = pad(buffer, len, self.mtu);
         self.with_peer(now, id, |peer, cx| {
             if peer.lets_out(cx, packet) {
-                peer.send(cx, packet, gossip);
+                peer.send(cx, packet, kept);
             }
         });
         Ok(())
@@ -106,7 +109,7 @@ impl Device {
         id: PeerId,
         mut segments: Segments<'_>,
         lost: usize,
-        gossip: bool,
+        kept: Option<Kept>,
     ) {
         let Some(slot) = self.peers.get_mut(&id) else { return };
         let mut cx = self.common.context(now, id);
@@ -114,7 +117,7 @@ impl Device {
             segments.next();
         }
         while let Some((segment, len)) = segments.next() {
-            slot.peer.send(&mut cx, pad(segment, len, self.mtu), gossip);
+            slot.peer.send(&mut cx, pad(segment, len, self.mtu), kept);
         }
         Self::schedule(&mut self.deadlines, id, slot);
     }
