@@ -3,6 +3,7 @@
 use std::fmt;
 use std::io;
 
+use crate::sys::guard::Guard;
 use crate::sys::helper::Refused;
 use crate::sys::sandbox::SandboxError;
 use crate::uapi::BindError;
@@ -24,6 +25,8 @@ pub enum Error {
     Sandbox(SandboxError),
     /// The overlay interface of this name is gone, and so is the right to make it anew.
     InterfaceGone(String),
+    /// Somebody took some of the guard away, and so is the right to put it in again; this is left.
+    GuardGone(Guard),
     /// The process that has the rights to follow a container was killed.
     HelperGone,
     /// A descriptor that the environment names by this variable is not what it should be.
@@ -54,6 +57,11 @@ impl fmt::Display for Error {
                 "interface {name}: deleted by somebody; hushwire has given up the right to make it anew, so \
                  that it ends and its supervisor has to start it again (systemd: Restart=on-failure; \
                  Docker: --restart unless-stopped)"
+            ),
+            Error::GuardGone(left) => write!(
+                f,
+                "the guard of the overlay's addresses was taken away by somebody (`ip rule flush`, `nft flush \
+                 ruleset`, a firewall that was loaded); what is left: {left}; start hushwire again, which puts it in"
             ),
             Error::HelperGone => f.write_str(
                 "the helper process was killed, and with it the right to follow the container; hushwire \

@@ -13,6 +13,7 @@ mod clock;
 mod control;
 mod error;
 mod follow;
+mod guarding;
 mod keeper;
 mod names;
 mod overlay;
@@ -53,6 +54,7 @@ use attached::Attached;
 use carrier::Carrier;
 use clock::Clock;
 use control::{PREDECESSOR_PATIENCE, PREDECESSOR_POLL};
+use guarding::Guarding;
 use keeper::Keeping;
 use names::{Names, Resolved};
 use plugin::Plugin;
@@ -112,6 +114,7 @@ struct Inputs {
     resolved: mpsc::UnboundedReceiver<Resolved>,
     carrier: Carrier,
     ways: Ways,
+    guarding: Guarding,
     terminate: Signal,
     interrupt: Signal,
     reload: Signal,
@@ -161,6 +164,7 @@ impl Daemon {
         let udp = underlay(&mut service, &config).await?;
         let paths = Paths::open(config.interface.fwmark);
         let driver = Plugin::bind(&config)?;
+        let mut guarding = Guarding::watch(&config);
         // From here on the helper alone has rights: no thread runs yet, and no byte of a peer's was read.
         let mut rights = Rights::give_up(files, attacher.clone(), Some(helper.id()))?;
 
@@ -190,6 +194,7 @@ impl Daemon {
             (attached::at_start(&attacher, &state, &mut request, kept, &service)?, None)
         };
         let (tun, attached, guard) = start;
+        guarding.put_in(guard);
         service.forget_the_rest();
         match &tun {
             Some(tun) => {
@@ -259,7 +264,17 @@ impl Daemon {
         let (carrier, ways) = (Carrier::watch(), Ways::watch());
         Ok((
             daemon,
-            Inputs { notices, calls, resolved, carrier, ways, terminate, interrupt, reload },
+            Inputs {
+                notices,
+                calls,
+                resolved,
+                carrier,
+                ways,
+                guarding,
+                terminate,
+                interrupt,
+                reload,
+            },
         ))
     }
 
@@ -301,6 +316,7 @@ impl Daemon {
                     None => return Err(Error::PacketLoop),
                 },
                 interface = inputs.ways.end() => return Err(Error::Stranded(interface)),
+                guard = inputs.guarding.changed() => self.guard_changed(guard)?,
                 () = inputs.carrier.back() => {
                     // A loop that has ended is noticed by its notices.
                     let _ = self.plane.apply(vec![Change::CarrierBack]).await;

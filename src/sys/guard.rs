@@ -9,6 +9,8 @@
 //! anew; nobody undoes them, at the end or after a crash, and they are put in once. Called by `attach`; it
 //! works in the network namespace of the calling thread.
 
+mod watch;
+
 use std::collections::BTreeSet;
 use std::fmt;
 use std::io;
@@ -19,6 +21,8 @@ use serde::{Deserialize, Serialize};
 
 use super::netlink::{Netlink, NetlinkError, Rule, Sort};
 use super::nftables;
+
+pub use watch::GuardWatch;
 
 /// The interface by which a machine hears itself; for policy rules, all that it sends.
 const LOOPBACK: &str = "lo";

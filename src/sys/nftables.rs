@@ -35,6 +35,10 @@ const FAMILY_INET: u8 = 1;
 const NAME_OF_TABLE: u16 = 1;
 const TABLE_OF_CHAIN: u16 = 1;
 const NAME_OF_CHAIN: u16 = 3;
+const TABLE_OF_RULE: u16 = 1;
+const CHAIN_OF_RULE: u16 = 2;
+/// The group that hears of all changes (`NFNLGRP_NFTABLES`); joining it takes `CAP_NET_ADMIN`.
+pub(super) const NEWS: u32 = 7;
 /// Where the two chains of an address stand: what their names begin with, and the hook's number
 /// (`NF_INET_PRE_ROUTING`, `NF_INET_LOCAL_IN`).
 const HOOKS: [(&str, u32); 2] = [("first", 0), ("last", 1)];
@@ -72,11 +76,9 @@ pub(super) fn close(guarded: &Guarded<'_>) -> io::Result<()> {
             batch.push((DELETE_CHAIN, 0, chain_named(TABLE_OF_CHAIN, NAME_OF_CHAIN, &chain)));
         }
     }
-    let wanted = guarded.addresses.iter().flat_map(|&to| HOOKS.map(|hook| (to, hook)));
-    for (to, (place, hook)) in wanted {
+    for (to, (place, hook)) in places(guarded) {
         let name = Chain { to, by: guarded.interface.to_owned() }.name(place);
-        // Of a rule: its table, its chain, and what it does.
-        let rule = chain_named(1, 2, &name);
+        let rule = chain_named(TABLE_OF_RULE, CHAIN_OF_RULE, &name);
         let expressions = expressions(guarded.interface, to);
         batch.push((NEW_CHAIN, NLM_F_CREATE, base_chain(&name, hook)));
         // All rules of the chain; it may be there from an earlier run.
@@ -84,6 +86,42 @@ pub(super) fn close(guarded: &Guarded<'_>) -> io::Result<()> {
         batch.push((NEW_RULE, NLM_F_CREATE | NLM_F_APPEND, rule.nested(4, expressions)));
     }
     kernel.commit(&batch)
+}
+
+/// What the news tell of the table's chains since they began: those that were emptied or deleted, and not
+/// filled again. A table that is deleted, or all of them, is told rule by rule (nft_flush_table() in
+/// net/netfilter/nf_tables_api.c).
+#[derive(Default)]
+pub(super) struct GoneChains(BTreeSet<String>);
+
+impl GoneChains {
+    /// Takes a datagram of news.
+    pub(super) fn take(&mut self, datagram: &[u8]) {
+        let mut rest = datagram;
+        while let Some((kind, body, next)) = split(rest) {
+            let is_ours = || text_of(body, TABLE_OF_RULE).is_some_and(|table| table == TABLE);
+            if matches!(kind, NEW_RULE | DELETE_RULE)
+                && is_ours()
+                && let Some(chain) = text_of(body, CHAIN_OF_RULE)
+            {
+                match kind {
+                    NEW_RULE => self.0.remove(&chain),
+                    _ => self.0.insert(chain),
+                };
+            }
+            rest = next;
+        }
+    }
+
+    /// Whether one of these is a chain that guards the addresses.
+    pub(super) fn concern(&self, guarded: &Guarded<'_>) -> bool {
+        let name = |(to, (place, _))| Chain { to, by: guarded.interface.to_owned() }.name(place);
+        places(guarded).map(name).any(|name| self.0.contains(&name))
+    }
+}
+
+fn places(guarded: &Guarded<'_>) -> impl Iterator<Item = (IpAddr, (&'static str, u32))> {
+    guarded.addresses.iter().flat_map(|&to| HOOKS.map(|hook| (to, hook)))
 }
 
 /// A chain by its name.
@@ -215,16 +253,9 @@ impl Kernel {
         let request = message(GET_CHAIN, NLM_F_DUMP, FAMILY_INET, 0, 1, &Attributes::default());
         let mut names = BTreeSet::new();
         for (kind, body) in self.exchange(&request)? {
-            // The first four bytes are the header of netfilter's messages.
-            let attributes = body.get(4..).filter(|_| kind == NEW_CHAIN).unwrap_or_default();
-            let text = |wanted| {
-                let mut all = NlasIterator::new(attributes).flatten();
-                let found = all.find(|attribute| attribute.kind() == wanted)?;
-                let text = String::from_utf8_lossy(found.value()).into_owned();
-                Some(text.trim_end_matches('\0').to_owned())
-            };
-            if text(TABLE_OF_CHAIN).is_some_and(|table| table == TABLE) {
-                names.extend(text(NAME_OF_CHAIN));
+            let is_ours = || text_of(&body, TABLE_OF_CHAIN).is_some_and(|table| table == TABLE);
+            if kind == NEW_CHAIN && is_ours() {
+                names.extend(text_of(&body, NAME_OF_CHAIN));
             }
         }
         Ok(names)
@@ -293,6 +324,14 @@ fn message(
     bytes.extend(resource.to_be_bytes());
     bytes.extend(&body.0);
     bytes
+}
+
+/// A text among the attributes of a message's body, which begins with netfilter's own header.
+fn text_of(body: &[u8], wanted: u16) -> Option<String> {
+    let mut all = NlasIterator::new(body.get(4..)?).flatten();
+    let found = all.find(|attribute| attribute.kind() == wanted)?;
+    let text = String::from_utf8_lossy(found.value()).into_owned();
+    Some(text.trim_end_matches('\0').to_owned())
 }
 
 /// The type and the body of the first message, and what is behind it.

@@ -20,7 +20,7 @@ use crate::support::frames::{Deliveries, Frames, hardware_address};
 use crate::support::lab::{Family, Lab, overlay, underlay, with_port};
 use crate::support::machine::Machine;
 use crate::support::tunnel::{Identity, Tunnel};
-use crate::support::{millis, seconds};
+use crate::support::{millis, seconds, wait_for};
 
 /// Takes half of the guard away, as the README says.
 fn remove_rules(machine: &Machine) {
@@ -241,6 +241,28 @@ fn a_datagram_forged_for_a_connected_socket_does_not_reach_it() {
             }
         }
     }
+}
+
+/// Without a service manager hushwire goes on, and says what is left.
+#[test]
+fn a_guard_that_is_taken_away_is_missed_and_found_again() {
+    let lab = Lab::new(2);
+    let tunnels = Tunnel::start_all(&lab, &Identity::all(2, Family::V4, &[Family::V4, Family::V6]));
+    let machine = lab.machine(1);
+    let says = |guard: &str| {
+        let status = || tunnels[0].status().interface.guard.to_string();
+        wait_for(guard, seconds(5), || (status() == guard).then_some(()));
+    };
+    says("policy rules, nftables");
+    let chains = machine.run("nft", &["list", "table", "inet", "hushwire"]);
+    remove_nftables(machine);
+    says("policy rules");
+    machine.run("sh", &["-c", &format!("nft -f - <<'END'\n{chains}\nEND\n")]);
+    says("policy rules, nftables");
+    remove_rules(machine);
+    says("nftables");
+    remove_nftables(machine);
+    says("none");
 }
 
 fn scene(lab: &Lab, family: Family) -> Scene {
