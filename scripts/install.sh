@@ -21,6 +21,7 @@ readonly FILES='
   config/completions/hushwire.fish    share/fish/vendor_completions.d/hushwire.fish   644
   config/hushwire.toml                share/doc/hushwire/examples/hushwire.toml       644
   config/hushwire.service.d/container.conf    share/doc/hushwire/examples/hushwire.service.d/container.conf    644
+  config/hushwire.service.d/docker-plugin.conf  share/doc/hushwire/examples/hushwire.service.d/docker-plugin.conf  644
   config/alertmanager.service.d/overlay.conf  share/doc/hushwire/examples/alertmanager.service.d/overlay.conf  644
   config/alertmanager-netns.service   share/doc/hushwire/examples/alertmanager-netns.service   644'
 

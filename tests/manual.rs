@@ -99,11 +99,17 @@ fn each_line_of_the_unit_has_its_reason() {
     }
     // What it may do at most is what the manual says it is given.
     assert!(UNIT.contains("\nCapabilityBoundingSet=CAP_NET_ADMIN\n"));
-    for directory in ["hushwire.service.d/container.conf", "alertmanager.service.d/overlay.conf"] {
-        let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("config").join(directory);
-        let text = fs::read_to_string(path).unwrap();
-        assert!(text.starts_with('#') && text.contains("\n[Service]\n"), "{directory}");
+    let config = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("config");
+    let mut count = 0;
+    for directory in ["hushwire.service.d", "alertmanager.service.d"] {
+        for file in fs::read_dir(config.join(directory)).unwrap() {
+            let path = file.unwrap().path();
+            let text = fs::read_to_string(&path).unwrap();
+            assert!(text.starts_with('#') && text.contains("\n[Service]\n"), "{path:?}");
+            count += 1;
+        }
     }
+    assert_eq!(count, 3);
 }
 
 #[test]
@@ -147,7 +153,7 @@ fn installer_takes_away_what_it_has_put_in_place() {
         assert!(unit.contains(&format!("\nExecStart={prefix}/bin/hushwire up")), "{unit}");
         let version = Command::new(place.join("bin/hushwire")).arg("--version").output().unwrap();
         assert!(version.status.success());
-        assert_eq!(files(), 12);
+        assert_eq!(files(), 13);
         install(&["--remove"]);
         assert_eq!(files(), 0);
     }
