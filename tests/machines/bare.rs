@@ -50,6 +50,11 @@ impl<'lab> Device<'lab> {
         device
     }
 
+    /// Its process.
+    pub(crate) fn id(&self) -> u32 {
+        self.pid.as_raw().unsigned_abs()
+    }
+
     fn runs(&self) -> bool {
         // A zombie has no descriptors; init or our own parent may be slow to take it.
         std::fs::read_dir(format!("/proc/{}/fd", self.pid))

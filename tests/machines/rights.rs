@@ -1,7 +1,8 @@
 //! What is left to a running hushwire, as the kernel says and as one who has taken over a part of it would find.
 //!
-//! The second is tried in the real program: a debugger stops one of its threads and has it make system calls,
-//! which the kernel judges as that thread's own.
+//! What the kernel says (`/proc`) is compared with the tables of the manual, in every way to run. The second is
+//! tried in the real program: a debugger stops one of its threads and has it make system calls, which the
+//! kernel judges as that thread's own.
 
 use std::fs;
 
@@ -10,80 +11,201 @@ use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{WaitPidFlag, waitpid};
 use nix::unistd::Pid;
 
+use crate::bare::Device;
 use crate::support::lab::{Family, Lab, overlay};
 use crate::support::tunnel::{Identity, Tunnel, shared_file};
 use crate::support::{seconds, wait_for};
 
-const NONE: &str = "0000000000000000";
-/// `CAP_NET_ADMIN`, `CAP_SYS_PTRACE` and `CAP_SYS_ADMIN`.
-const ATTACHING: &str = "0000000000281000";
+const MANUAL: &str = include_str!("../../config/man/hushwire.8");
+/// Sections of the manual that have a table.
+const OWN_NAMESPACE: &str = "The interface in the network namespace of hushwire";
+const ANOTHER_NAMESPACE: &str = "The interface in another network namespace";
+const BARE: &str = "A bare device";
+
+/// A line of a table of the manual.
+#[derive(Debug)]
+struct Row {
+    process: String,
+    thread: String,
+    capabilities: u64,
+    /// How many lists of system calls.
+    lists: u64,
+}
+
+impl Row {
+    fn is_about(&self, process: &str, thread: &str) -> bool {
+        let of_thread = match self.thread.as_str() {
+            "all" => true,
+            "others" => thread != "packets",
+            name => name == thread,
+        };
+        self.process == process && of_thread
+    }
+}
+
+/// The table of a section, as the source of the page has it.
+fn manual(section: &str) -> Vec<Row> {
+    let (_, text) = MANUAL.split_once(&format!("\n.SS {section}\n")).expect("such a section");
+    let (_, table) = text.split_once(".TS\n").expect("a table");
+    let (table, _) = table.split_once("\n.TE\n").expect("its end");
+    let lines = table.lines().skip_while(|line| !line.starts_with("process;")).skip(1);
+    let rows = lines.map(|line| {
+        let line = line.replace("\\-", "-");
+        let cells: Vec<_> = line.split(';').collect();
+        let &[process, thread, capabilities, lists] = cells.as_slice() else {
+            panic!("not four cells: {line}")
+        };
+        let capabilities = match capabilities {
+            "none" => 0,
+            some => some.split(' ').fold(0, |set, name| set | bit(name)),
+        };
+        let lists = lists.parse().expect("a number");
+        Row { process: process.to_owned(), thread: thread.to_owned(), capabilities, lists }
+    });
+    rows.collect()
+}
+
+/// By number, linux/capability.h.
+fn bit(capability: &str) -> u64 {
+    1 << match capability {
+        "net_bind_service" => 10,
+        "net_admin" => 12,
+        "sys_ptrace" => 19,
+        "sys_admin" => 21,
+        other => panic!("which number has {other}?"),
+    }
+}
 
 /// The threads of a process, by name.
 fn threads(pid: u32) -> Vec<(Pid, String)> {
     fs::read_dir(format!("/proc/{pid}/task"))
         .expect("it runs")
-        .map(|entry| {
+        .filter_map(|entry| {
             let path = entry.expect("an entry").path();
             let id = path.file_name().and_then(|name| name.to_str()).expect("a number");
-            let name = fs::read_to_string(path.join("comm")).expect("it runs");
-            (Pid::from_raw(id.parse().expect("a number")), name.trim().to_owned())
+            let name = fs::read_to_string(path.join("comm")).ok()?;
+            Some((Pid::from_raw(id.parse().expect("a number")), name.trim().to_owned()))
         })
         .collect()
 }
 
-fn field(id: Pid, name: &str) -> String {
-    let status = fs::read_to_string(format!("/proc/{id}/status")).expect("it runs");
-    let line = status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
-    line.unwrap_or_else(|| panic!("no {name}")).trim().to_owned()
+fn children(pid: u32) -> Vec<u32> {
+    let text = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).expect("it runs");
+    text.split_whitespace().map(|id| id.parse().expect("a number")).collect()
 }
 
-#[track_caller]
-fn has(id: Pid, capabilities: &str) {
-    for (set, expected) in [
-        ("CapInh", NONE),
-        ("CapPrm", capabilities),
-        ("CapEff", capabilities),
-        ("CapBnd", NONE),
-        ("CapAmb", NONE),
-    ] {
-        assert_eq!(field(id, set), expected, "{set} of {id}");
+/// What the kernel says of a process or thread; none if that has ended.
+struct Status(String);
+
+impl Status {
+    fn of(id: &str) -> Option<Self> {
+        fs::read_to_string(format!("/proc/{id}/status")).ok().map(Self)
     }
-    assert_eq!((field(id, "NoNewPrivs"), field(id, "Seccomp")), ("1".into(), "2".into()), "{id}");
+
+    fn field(&self, name: &str) -> &str {
+        let line = self.0.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+        line.unwrap_or_else(|| panic!("no {name}")).trim()
+    }
+
+    fn set(&self, name: &str) -> u64 {
+        u64::from_str_radix(self.field(name), 16).expect("a set of capabilities")
+    }
+
+    fn filters(&self) -> u64 {
+        self.field("Seccomp_filters").parse().expect("a number")
+    }
+}
+
+/// Holds every thread of a hushwire and of its children to a table of the manual; prints what they have.
+/// `bounding` is what was given without `CAP_SETPCAP`.
+#[track_caller]
+fn is_as_in_the_manual(section: &str, main: u32, bounding: u64) {
+    let rows = manual(section);
+    let given = Status::of("self").expect("this process").filters();
+    let mut seen = vec![false; rows.len()];
+    println!("{section}, bounding set {bounding:x}");
+    for process in [main].into_iter().chain(children(main)) {
+        let name = Status::of(&process.to_string()).expect("it runs").field("Name").to_owned();
+        for (id, thread) in threads(process) {
+            // One that had a name to resolve may have ended.
+            let Some(status) = Status::of(&id.to_string()) else { continue };
+            let row = rows.iter().position(|row| row.is_about(&name, &thread));
+            let row = row.unwrap_or_else(|| panic!("the manual has no {thread} of {name}"));
+            seen[row] = true;
+            let row = &rows[row];
+            let sets =
+                ["CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"].map(|set| status.set(set));
+            let filters = status.filters() - given;
+            println!("  {name:16} {thread:16} {sets:x?}, {filters} lists");
+            assert_eq!(sets, [0, row.capabilities, row.capabilities, bounding, 0], "{row:?}");
+            assert_eq!(filters, row.lists, "{row:?}");
+            assert_eq!(
+                (status.field("NoNewPrivs"), status.field("Seccomp")),
+                ("1", "2"),
+                "{row:?}"
+            );
+        }
+        let limits = fs::read_to_string(format!("/proc/{process}/limits")).expect("it runs");
+        let cores = limits.lines().find(|line| line.starts_with("Max core file size"));
+        let numbers = cores.expect("such a line").split_whitespace().filter(|word| *word == "0");
+        assert_eq!(numbers.count(), 2, "{limits}");
+    }
+    assert!(seen.iter().all(|&seen| seen), "in the manual alone: {rows:?}, {seen:?}");
 }
 
 fn child(tunnel: &mut Tunnel<'_>) -> Pid {
-    let id = tunnel.process().id();
-    let text = fs::read_to_string(format!("/proc/{id}/task/{id}/children")).expect("it runs");
-    Pid::from_raw(text.trim().parse().expect("one child"))
+    match children(tunnel.process().id()).as_slice() {
+        &[id] => Pid::from_raw(id.try_into().expect("a pid is small")),
+        other => panic!("not one child: {other:?}"),
+    }
 }
 
 #[test]
-fn no_process_or_thread_has_a_capability_once_the_interface_is_attached() {
+fn every_process_and_thread_has_what_the_manual_says() {
     let lab = Lab::new(1);
-    let identities = Identity::all(2, Family::V4, &[Family::V4]);
-    let mut tunnel = Tunnel::start(lab.machine(1), &identities[0], &shared_file("", &identities));
+    let mut identities = Identity::all(2, Family::V4, &[Family::V4]);
+    // A name takes a thread more, which resolves it.
+    identities[1].endpoint = Some("localhost:51821".into());
+    let file = shared_file("", &identities);
+    let mut tunnel = Tunnel::start(lab.machine(1), &identities[0], &file);
     tunnel.wait_until_attached();
-    for (id, name) in threads(tunnel.process().id()) {
-        has(id, NONE);
-        let filters = if name == "packets" { "2" } else { "1" };
-        assert_eq!(field(id, "Seccomp_filters"), filters, "{name}");
-    }
-    let helper = child(&mut tunnel);
-    has(helper, NONE);
-    assert_eq!(field(helper, "Name"), "hushwire-keeper");
+    is_as_in_the_manual(OWN_NAMESPACE, tunnel.process().id(), 0);
     let rights = tunnel.status().rights;
     assert!(rights.process.capabilities.is_empty() && rights.process.bounding.is_empty());
     assert!(rights.process.no_new_privileges && rights.process.no_core_dump);
     assert_eq!(rights.helper.map(|helper| helper.capabilities), Some(Vec::new()));
-    let id = tunnel.process().id();
-    let limits = fs::read_to_string(format!("/proc/{id}/limits")).expect("it runs");
-    let cores = limits.lines().find(|line| line.starts_with("Max core file size"));
-    let numbers = cores.expect("such a line").split_whitespace().filter(|word| *word == "0");
-    assert_eq!(numbers.count(), 2, "{limits}");
+    tunnel.terminate();
+
+    // As in a container that was given this and nothing else.
+    let given = ["setpriv", "--bounding-set=-all,+net_admin"];
+    let mut tunnel = Tunnel::start_through(lab.machine(1), &identities[0], &file, &given);
+    tunnel.wait_until_attached();
+    is_as_in_the_manual(OWN_NAMESPACE, tunnel.process().id(), bit("net_admin"));
+    assert_eq!(tunnel.status().rights.process.bounding, ["CAP_NET_ADMIN"]);
+    tunnel.terminate();
+
+    let head = format!("[interface]\nnetns = \"/proc/{}/ns/net\"", lab.switch.pid());
+    let file = shared_file(&head, &identities);
+    let mut tunnel = Tunnel::start(lab.machine(1), &identities[0], &file);
+    tunnel.wait_until_attached();
+    is_as_in_the_manual(ANOTHER_NAMESPACE, tunnel.process().id(), 0);
+    tunnel.terminate();
+
+    // What `container.conf` gives.
+    let attaching = ["net_admin", "sys_ptrace", "sys_admin"];
+    let given = ["setpriv", &format!("--bounding-set=-all,+{}", attaching.join(",+"))];
+    let mut tunnel = Tunnel::start_through(lab.machine(1), &identities[0], &file, &given);
+    tunnel.wait_until_attached();
+    let bounding = attaching.into_iter().fold(0, |set, name| set | bit(name));
+    is_as_in_the_manual(ANOTHER_NAMESPACE, tunnel.process().id(), bounding);
+    tunnel.terminate();
+
+    let device = Device::start(lab.machine(1));
+    is_as_in_the_manual(BARE, device.id(), 0);
 }
 
 #[test]
-fn in_another_namespace_the_helper_keeps_what_attaching_takes_and_hushwire_ends_with_it() {
+fn in_another_namespace_the_helper_can_change_the_interface_and_hushwire_ends_with_it() {
     let lab = Lab::new(1);
     let identities = Identity::all(2, Family::V4, &[Family::V4]);
     let head = format!("[interface]\nnetns = \"/proc/{}/ns/net\"", lab.switch.pid());
@@ -91,13 +213,8 @@ fn in_another_namespace_the_helper_keeps_what_attaching_takes_and_hushwire_ends_
         Tunnel::start(lab.machine(1), &identities[0], &shared_file(&head, &identities));
     tunnel.wait_until_attached();
     assert!(lab.switch.has_interface("hush0"));
-    for (id, _) in threads(tunnel.process().id()) {
-        has(id, NONE);
-    }
     let helper = child(&mut tunnel);
-    has(helper, ATTACHING);
-    assert_eq!(field(helper, "Name"), "hushwire-helper");
-    // The interface can be changed then.
+    // The interface can be changed.
     let changed = format!("{head}\nmtu = 1300");
     tunnel.write_config(&shared_file(&changed, &identities));
     tunnel.reload();

@@ -135,6 +135,21 @@ impl<'lab> Tunnel<'lab> {
         Self { machine, process, directory }
     }
 
+    /// The same through another program, with its arguments; [`restart`](Self::restart) goes without it.
+    pub(crate) fn start_through(
+        machine: &'lab Machine,
+        identity: &Identity,
+        file: &str,
+        before: &[&str],
+    ) -> Self {
+        let directory = Self::write_files(identity, file);
+        let config = directory.path().join("hushwire.toml").display().to_string();
+        let ours = [HUSHWIRE, "up", "--config", &config];
+        let (program, arguments) = before.split_first().expect("a program");
+        let process = machine.start(program, &[arguments, &ours].concat());
+        Self { machine, process, directory }
+    }
+
     /// Writes a file beside the configuration that only its owner may read.
     pub(crate) fn write_secret(&self, name: &str, text: &str) {
         write_secret(&self.directory, name, text);
