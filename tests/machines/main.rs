@@ -20,6 +20,7 @@
 //! - [`hostile`]: junk, forgeries and replays at the underlay port; [`attacker`]: a peer with a valid key
 //! - [`stranger`]: a neighbour without a key who goes past the tunnel; what it sends is [`crafted`]
 //! - [`closed`]: the interface goes while somebody plays the gateway, and no gossip leaves in clear
+//! - [`rights`]: what is left to each process and thread, by the manual; [`older`]: kernels that lack something
 //! - [`lifecycle`]: reload, left-overs, second daemons, descriptors, memory
 #![allow(clippy::disallowed_methods, reason = "a test reads the clock and the environment")]
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a test says what it measured")]
@@ -42,6 +43,7 @@ mod lone;
 mod names;
 mod netns;
 mod offload;
+mod older;
 mod outage;
 mod pair;
 mod recovery;
