@@ -7,16 +7,18 @@
 #   hushwire up                               hushwire.service
 #   192.0.2.1/24, outside0 ------------------ 192.0.2.2/24, eth0                         underlay
 #
-# As root; takes a minute or two, and more the first time: it makes the tree (mmdebstrap, a download of 60 MB)
+# As root; takes a minute or two, and more the first time: it makes the tree (mmdebstrap, a download of 130 MB)
 # and the package. Everything is below target/boot, and in namespaces that go when this ends.
 set -euo pipefail
 
 readonly USAGE='usage: scripts/boot.sh [RESTARTS]
   RESTARTS  how many restarts are tried, default 3'
 readonly PROGRAMS='mmdebstrap:mmdebstrap systemd-nspawn:systemd-container dpkg-shlibdeps:dpkg-dev ip:iproute2
-  unshare:util-linux nsenter:util-linux ping:iputils-ping perl:perl-base
-  prometheus-alertmanager:prometheus-alertmanager'
+  unshare:util-linux nsenter:util-linux ping:iputils-ping perl:perl-base nft:nftables tcpdump:tcpdump
+  prometheus-alertmanager:prometheus-alertmanager amtool:prometheus-alertmanager'
 readonly BOOT=target/boot
+# The containers of the booted machine are below this control group.
+readonly CGROUP=hushwire-boot-$$
 # So many pings may be lost across a restart: those on their way when the process ends.
 readonly MOST_LOST=3
 
@@ -40,16 +42,22 @@ main() {
   for version in 1 2; do
     scripts/package.sh --deb-version "0.0.1-$version" --output "$BOOT/$version.deb"
   done
-  if [[ ! -e $BOOT/base.tar ]]; then
-    mmdebstrap --quiet --variant=minbase --include=systemd,systemd-sysv,dbus,iproute2,iputils-ping \
+  # Docker is there, and does not run until its step.
+  if [[ ! -e $BOOT/debian.tar ]]; then
+    mmdebstrap --quiet --variant=minbase --include=systemd,systemd-sysv,dbus,iproute2,iputils-ping,docker.io \
+      --customize-hook='chroot "$1" systemctl disable --quiet docker.service docker.socket containerd.service' \
       "$(. /etc/os-release && echo "$VERSION_CODENAME")" "$BOOT/new.tar"
-    mv "$BOOT/new.tar" "$BOOT/base.tar"
+    mv "$BOOT/new.tar" "$BOOT/debian.tar"
   fi
   in_namespaces scripts/boot.sh inside "${1:-3}"
 }
 
 inside() {
   restarts=$1
+  # In which namespace the interface is: words before a command on the booted machine.
+  place=()
+  . scripts/boot_accidents.sh
+  . scripts/boot_driver.sh
   trap clean_up EXIT
   boot
   step 'install: nothing runs, nothing is enabled' fresh_install
@@ -57,10 +65,12 @@ inside() {
   step 'reload: the file is read again, and one with errors is refused' reload
   step "restart, $restarts times, under a ping every 10 ms" restart
   step 'kill -9 under a ping every 10 ms' killed
+  step 'the interface is deleted under a running Alertmanager' deleted
   step 'watchdog: the packet loop stands still' watchdog
   step 'a second one: hushwire@office' instance
   step 'upgrade under a ping every 10 ms' upgrade
   step 'Alertmanager as a unit in a namespace of its own, and the interface with it' namespaced
+  step 'Docker, with hushwire as its network driver' driver
   step 'stop: the interface goes' stopped
   step 'purge: nothing is left' purge
   echo
@@ -99,7 +109,7 @@ boot() {
   tree=$BOOT/tree
   rm -rf --one-file-system "$tree"
   mkdir -p "$tree" "$BOOT/dev"
-  tar --extract --file "$BOOT/base.tar" --directory "$tree" --numeric-owner
+  tar --extract --file "$BOOT/debian.tar" --directory "$tree" --numeric-owner
   # No two of these may have the same, and systemd would ask for it.
   : >"$tree/etc/machine-id"
   cp "$BOOT"/{1,2}.deb "$tree/root/"
@@ -109,8 +119,10 @@ boot() {
   mount -t tmpfs -o mode=700 wireguard /run/wireguard
 
   local start=$SECONDS
+  # What systemd-nspawn refuses: Landlock; and for Docker keys of the kernel, and rules for devices.
   systemd-nspawn --quiet --directory="$tree" --machine="hushwire-$$" --boot --register=no --keep-unit \
-    --network-veth-extra=outside0:eth0 --capability=CAP_NET_ADMIN,CAP_IPC_LOCK --bind="$PWD/$BOOT/dev/tun:/dev/net/tun" \
+    --network-veth-extra=outside0:eth0 --capability=CAP_NET_ADMIN,CAP_IPC_LOCK \
+    --system-call-filter='landlock_create_ruleset landlock_add_rule landlock_restrict_self add_key keyctl bpf' --bind="$PWD/$BOOT/dev/tun:/dev/net/tun" \
     --bind-ro=/usr/bin/prometheus-alertmanager --bind-ro=/usr/share/prometheus/alertmanager \
     --console=pipe </dev/null >"$BOOT/console" 2>&1 &
   nspawn=$!
@@ -135,11 +147,12 @@ find_leader() {
   return 1
 }
 
-# The id that a process of the booted machine has here.
+# The id that a process of the booted machine has here; one in a container has a third.
 outside_pid() {
-  local pid
+  local pid place
+  place=$(awk '/^NSpid:/ {print NF}' "/proc/$leader/status")
   for pid in $(descendants "$leader"); do
-    if [[ $(awk '/^NSpid:/ {print $NF}' "/proc/$pid/status") == "$1" ]]; then
+    if [[ $(awk -v place="$place" '/^NSpid:/ {print $place}' "/proc/$pid/status") == "$1" ]]; then
       echo "$pid"
       return 0
     fi
@@ -161,13 +174,15 @@ booted() {
 
 clean_up() {
   local status=$?
-  [[ -z ${peer-} ]] || kill "$peer" 2>/dev/null || true
+  local pid
+  for pid in ${tcpdump-} ${gossiper-} ${peer-}; do kill "$pid" 2>/dev/null || true; done
   if [[ -n ${nspawn-} ]]; then
     # SIGTERM to nspawn asks the machine to power off.
     kill "$nspawn" 2>/dev/null || true
     until_true 15 gone "$nspawn" || kill -KILL "$nspawn" 2>/dev/null || true
     wait "$nspawn" 2>/dev/null || true
   fi
+  find /sys/fs/cgroup -depth -type d -path "*/$CGROUP*" -exec rmdir {} + || true
   rm -rf --one-file-system "$BOOT/tree" "$BOOT/peer"
   return "$status"
 }
@@ -207,10 +222,8 @@ first_start() {
   on hushwire status >/dev/null || fail 'root may not ask it'
   [[ $(on systemctl show --value --property NFileDescriptorStore hushwire) == 3 ]] || fail 'TUN and sockets are not kept'
   echo "status: $(status_text)"
-  on ps -o user,pid,args -C hushwire 2>/dev/null || true
   [[ $(process_status Uid) != 0 ]] || fail 'it runs as root'
-  printf 'capabilities: %s; no new privileges: %s; seccomp: %s\n' "$(process_status CapEff)" \
-    "$(process_status NoNewPrivs)" "$(process_status Seccomp)"
+  rights 'The interface in the network namespace of hushwire' "$(capability_set net_admin)" hushwire
   index=$(interface_index)
 }
 
@@ -231,7 +244,7 @@ says() {
 }
 
 interface_index() {
-  on ip -oneline link show hush0 | cut -d : -f 1
+  on "${place[@]}" ip -oneline link show hush0 | cut -d : -f 1
 }
 
 reload() {
@@ -261,7 +274,7 @@ under_pings() {
   local name=$1 start end
   shift
   local options=(-q -n -i 0.01 -c 250 -W 2)
-  on ping "${options[@]}" 10.99.0.1 >"$BOOT/out" &
+  on "${place[@]}" ping "${options[@]}" 10.99.0.1 >"$BOOT/out" &
   local out=$!
   ping "${options[@]}" 10.99.0.2 >"$BOOT/in" &
   local in=$!
@@ -288,22 +301,6 @@ restart() {
     under_pings restart on systemctl restart hushwire
     [[ $(main_pid) != "$before" ]] || fail 'it is the same process'
   done
-}
-
-killed() {
-  before=$(main_pid)
-  under_pings 'kill -9' kill_and_wait
-}
-
-kill_and_wait() {
-  on systemctl kill --signal KILL hushwire
-  until_true 10 another_is_up
-}
-
-another_is_up() {
-  local now
-  now=$(main_pid)
-  [[ $now != 0 && $now != "$before" ]] && running
 }
 
 # One thread stops, as a debugger stops it (PTRACE_SEIZE, PTRACE_INTERRUPT), and all others go on.
@@ -353,37 +350,34 @@ upgrade() {
 
 # With the files that the package has as examples.
 namespaced() {
-  local examples=/usr/share/doc/hushwire/examples units=/etc/systemd/system inside
-  on cp -r "$examples"/{alertmanager-netns.service,alertmanager.service.d,hushwire.service.d} "$units"
+  local examples=/usr/share/doc/hushwire/examples units=/etc/systemd/system alertmanager
+  on cp -r "$examples"/{alertmanager-netns.service,alertmanager.service.d} "$units"
+  on install -D -m 644 -t "$units/hushwire.service.d" "$examples/hushwire.service.d/container.conf"
   # There is no Docker.
   on sed -i /SupplementaryGroups/d "$units/hushwire.service.d/container.conf"
   on sed -i '1i [interface]\nnetns = "name:alertmanager"' /etc/hushwire/hushwire.toml
-  printf 'route: {receiver: nobody}\nreceivers: [{name: nobody}]\n' | on tee /etc/alertmanager.yml >/dev/null
-  on tee "$units/alertmanager.service" >/dev/null <<END
-[Service]
-ExecStart=/usr/bin/prometheus-alertmanager --config.file=/etc/alertmanager.yml \
-  --storage.path=/var/lib/alertmanager $(on hushwire alertmanager-flags)
-StateDirectory=alertmanager
-DynamicUser=yes
-END
-  on systemctl daemon-reload
+  alertmanager_unit "$(on hushwire alertmanager-flags)"
   on systemctl start alertmanager-netns || fail 'no namespace'
   on systemctl restart hushwire || fail 'hushwire does not start'
   echo "status: $(status_text)"
   on systemctl start alertmanager || fail 'Alertmanager does not start'
-  inside='ip netns exec alertmanager'
-  # shellcheck disable=SC2086
-  until_true 10 on $inside ping -q -c 1 -W 1 10.99.0.1 || fail 'no ping from there'
+  place=(ip netns exec alertmanager)
+  until_true 10 on "${place[@]}" ping -q -c 1 -W 1 10.99.0.1 || fail 'no ping from there'
   if on ip link show hush0 2>/dev/null; then fail 'the interface is here'; fi
-  index=$(on ip -n alertmanager -oneline link show hush0 | cut -d : -f 1)
-  before=$(on systemctl show --value --property MainPID alertmanager)
+  index=$(interface_index)
+  alertmanager=$(on systemctl show --value --property MainPID alertmanager)
   until_true 10 listens || fail 'Alertmanager does not listen there'
+  rights 'The interface in another network namespace' "$(capability_set net_admin sys_ptrace sys_admin)" \
+    hushwire hushwire-helper
   on systemctl restart hushwire || fail 'hushwire does not restart'
-  [[ $(on ip -n alertmanager -oneline link show hush0 | cut -d : -f 1) == "$index" ]] || fail 'the interface is another'
-  [[ $(on systemctl show --value --property MainPID alertmanager) == "$before" ]] || fail "Alertmanager was restarted, too: $(on systemctl status alertmanager)"
-  # shellcheck disable=SC2086
-  until_true 10 on $inside ping -q -c 1 -W 1 10.99.0.1 || fail 'no ping after a restart'
-  printf 'capabilities: %s\n' "$(process_status CapEff)"
+  [[ $(interface_index) == "$index" ]] || fail 'the interface is another'
+  until_true 10 on "${place[@]}" ping -q -c 1 -W 1 10.99.0.1 || fail 'no ping after a restart'
+  inhabitant=$(outside_pid "$alertmanager")
+  killed_beside_helper
+  deleted_beside_helper
+  [[ $(on systemctl show --value --property MainPID alertmanager) == "$alertmanager" ]] ||
+    fail "Alertmanager was restarted, too: $(on systemctl status alertmanager)"
+  place=()
 
   on systemctl stop alertmanager hushwire alertmanager-netns
   on sh -c "cd $units && rm -r alertmanager-netns.service alertmanager.service* hushwire.service.d"
