@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use counting::allocations;
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use hushwire::offload::VnetHeader;
-use hushwire::wireguard::{Ecn, Endpoint};
+use hushwire::wireguard::{Allow, Change, Ecn, Endpoint, PortRange, Rule};
 use wire::{Wire, udp};
 
 /// Whole inner packets: the smallest that is usual, one in between, the largest that gossip comes in.
@@ -27,11 +27,27 @@ criterion_group!(benches, seal, open);
 criterion_main!(benches);
 
 fn seal(criterion: &mut Criterion) {
-    let mut group = criterion.benchmark_group("seal");
+    seal_with(criterion, "seal", None);
+    seal_with(criterion, "seal filtered", Some(gossip_alone()));
+}
+
+fn open(criterion: &mut Criterion) {
+    open_with(criterion, "open", None);
+    open_with(criterion, "open filtered", Some(gossip_alone()));
+}
+
+/// What `hushwire init` writes.
+fn gossip_alone() -> Allow {
+    let port = PortRange::new(9094, 9094).expect("a port");
+    Allow::new(vec![Rule::Tcp(port), Rule::Udp(port), Rule::Icmp])
+}
+
+fn seal_with(criterion: &mut Criterion, what: &str, allow: Option<Allow>) {
+    let mut group = criterion.benchmark_group(what);
     for size in SIZES {
-        let mut sealer = Sealer::new(size);
+        let mut sealer = Sealer::new(size, allow.clone());
         sealer.seal(|_| {});
-        report("seal", size, allocations(|| (0..1000).for_each(|_| sealer.seal(|_| {}))), 1000);
+        report(what, size, allocations(|| (0..1000).for_each(|_| sealer.seal(|_| {}))), 1000);
         group.throughput(Throughput::Bytes(size as u64));
         group.bench_function(BenchmarkId::from_parameter(size), |bencher| {
             bencher.iter(|| sealer.seal(|datagram| _ = black_box(datagram)));
@@ -39,10 +55,10 @@ fn seal(criterion: &mut Criterion) {
     }
 }
 
-fn open(criterion: &mut Criterion) {
-    let mut group = criterion.benchmark_group("open");
+fn open_with(criterion: &mut Criterion, what: &str, allow: Option<Allow>) {
+    let mut group = criterion.benchmark_group(what);
     for size in SIZES {
-        let mut sealer = Sealer::new(size);
+        let mut sealer = Sealer::new(size, allow.clone());
         let mut datagrams = vec![Vec::new(); BATCH];
         let mut round = |count: usize| {
             datagrams.iter_mut().take(count).for_each(|place| {
@@ -56,7 +72,7 @@ fn open(criterion: &mut Criterion) {
             (time, made)
         };
         round(BATCH);
-        report("open", size, round(BATCH).1, BATCH as u64);
+        report(what, size, round(BATCH).1, BATCH as u64);
         group.throughput(Throughput::Bytes(size as u64));
         group.bench_function(BenchmarkId::from_parameter(size), |bencher| {
             bencher.iter_custom(|iterations| {
@@ -80,8 +96,10 @@ struct Sealer {
 }
 
 impl Sealer {
-    fn new(size: usize) -> Self {
-        let wire = Wire::connected();
+    fn new(size: usize, allow: Option<Allow>) -> Self {
+        let mut wire = Wire::connected();
+        wire.a.device.apply(wire.now, vec![Change::Filter(allow.clone())]);
+        wire.b.device.apply(wire.now, vec![Change::Filter(allow)]);
         let packet = udp(&wire.a.overlay, &wire.b.overlay, &vec![7; size - HEADERS]);
         let buffer = vec![0; packet.len() + 15];
         Self { wire, packet, buffer }
