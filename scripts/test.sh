@@ -44,7 +44,7 @@ main() {
     part 'namespace suite' namespace_suite
     part 'image' scripts/image.sh
     part 'containers' containers
-    part 'bench, shortly' scripts/bench.sh --quick start udp idle flows
+    part 'bench, shortly' scripts/bench.sh --quick start udp flows
   fi
   echo
   printf '%s\n' "${took[@]}"
@@ -176,7 +176,7 @@ tests() {
 # further.
 fuzz() {
   cargo clippy --locked --quiet --manifest-path tests/fuzz/Cargo.toml --target-dir target/fuzz \
-    -- -D warnings && scripts/fuzz.sh 20
+    -- -D warnings && scripts/fuzz.sh 10
 }
 
 main "$@"
