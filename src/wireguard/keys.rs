@@ -12,7 +12,7 @@ use base64ct::{Base64, Encoding};
 use x25519_dalek::StaticSecret;
 use zeroize::{Zeroize, Zeroizing};
 
-use crate::sys::locked::Locked;
+use crate::sys::locked::{Locked, wipe_stack};
 
 /// Length of every WireGuard key, in bytes.
 pub const KEY_LEN: usize = 32;
@@ -172,6 +172,15 @@ impl PrivateKey {
 
     /// Derives the public key.
     pub fn public_key(&self) -> PublicKey {
+        let public_key = self.derive();
+        // The library takes the secret by value.
+        wipe_stack();
+        public_key
+    }
+
+    /// A function of its own, so that what it leaves is below the caller's part of the stack.
+    #[inline(never)]
+    fn derive(&self) -> PublicKey {
         let secret = StaticSecret::from(*self.as_bytes());
         PublicKey(x25519_dalek::PublicKey::from(&secret).to_bytes())
     }
