@@ -58,6 +58,36 @@ pub fn diff(old: &Config, new: &Config) -> Vec<Change> {
     changes
 }
 
+/// Names what differs, for people.
+pub fn differences(old: &Config, new: &Config) -> Vec<String> {
+    let (was, is) = (&old.interface, &new.interface);
+    let named = [
+        ("private key", was.private_key != is.private_key),
+        ("address", was.address != is.address),
+        ("listen_port", was.listen_port != is.listen_port),
+        ("mtu", was.mtu != is.mtu),
+        ("netns", was.netns != is.netns),
+        ("filter", old.filter != new.filter),
+        ("gossip", old.gossip != new.gossip),
+        ("docker", old.docker != new.docker),
+    ];
+    let label = |peer: &Peer| peer.name.clone().unwrap_or_else(|| peer.public_key.to_string());
+    let peers = |ours: &[Peer], differs: &dyn Fn(&Peer) -> bool, how: &str| -> Vec<_> {
+        let those = ours.iter().filter(|peer| differs(peer));
+        those.map(|peer| format!("peer {} {how}", label(peer))).collect()
+    };
+    let is_gone = |peer: &Peer| find(new, peer).is_none();
+    let is_new = |peer: &Peer| find(old, peer).is_none();
+    let is_changed = |peer: &Peer| find(old, peer).is_some_and(|old| old != peer);
+    let named = named.into_iter().filter(|(_, differs)| *differs);
+    named
+        .map(|(name, _)| name.to_owned())
+        .chain(peers(&old.peers, &is_gone, "removed"))
+        .chain(peers(&new.peers, &is_new, "added"))
+        .chain(peers(&new.peers, &is_changed, "changed"))
+        .collect()
+}
+
 /// Names what differs and cannot change while the tunnel runs, if anything does.
 pub fn restart_needed(old: &Config, new: &Config) -> Option<String> {
     let (was, is) = (&old.interface.name, &new.interface.name);
@@ -346,6 +376,28 @@ mod tests {
             ..PeerChange::new(changed)
         };
         assert_eq!(diff(&old, &new), [Change::Peer(expected)]);
+    }
+
+    #[test]
+    fn what_differs_has_a_name() {
+        let mut random = fastrand::Rng::with_seed(1);
+        let mut old = any_config(&mut random);
+        while old.peers.len() < 2 {
+            old = any_config(&mut random);
+        }
+        for (peer, name) in old.peers.iter_mut().zip(["a", "b"]) {
+            peer.name = Some(name.to_owned());
+        }
+        let mut new = old.clone();
+        new.peers.reverse();
+        assert_eq!(differences(&old, &new), [""; 0]);
+        new.interface.listen_port += 1;
+        new.peers.retain(|peer| peer.name.as_deref() != Some("a"));
+        assert_eq!(differences(&old, &new), ["listen_port", "peer a removed"]);
+        assert_eq!(differences(&new, &old), ["listen_port", "peer a added"]);
+        let mut new = old.clone();
+        new.peers[1].persistent_keepalive = NonZeroU16::new(99);
+        assert_eq!(differences(&old, &new), ["peer b changed"]);
     }
 
     #[test]

@@ -21,7 +21,7 @@ const PERMISSIONS: u32 = 0o777;
 const GROUP_AND_OTHERS: u32 = 0o077;
 
 /// Whose secret a file holds.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Kind {
     /// The key of this machine.
     Private,
@@ -37,7 +37,26 @@ pub(super) fn read(
     configuration: &Path,
     environment: &Environment,
 ) -> Result<Zeroizing<String>, Complaint> {
-    let (path, is_credential) = locate(file, configuration, environment);
+    read_at(locate(file, configuration, environment), kind)
+}
+
+/// The same, but beside the configuration file first: a credential is as old as the start of its service.
+pub(super) fn read_newest(
+    file: &Path,
+    kind: Kind,
+    configuration: &Path,
+    environment: &Environment,
+) -> Result<Zeroizing<String>, Complaint> {
+    let path = beside(file, configuration);
+    let is_there = file.is_relative() && path.exists();
+    let place = if is_there { (path, false) } else { locate(file, configuration, environment) };
+    read_at(place, kind)
+}
+
+fn read_at(
+    (path, is_credential): (PathBuf, bool),
+    kind: Kind,
+) -> Result<Zeroizing<String>, Complaint> {
     let unreadable = |error: &io::Error| unreadable(&path, kind, error);
     // Opening a FIFO would wait for its writer.
     let metadata = fs::metadata(&path).map_err(|error| unreadable(&error))?;
@@ -81,7 +100,36 @@ pub(super) fn locate(
             return (path, true);
         }
     }
-    (configuration.parent().unwrap_or(Path::new("")).join(file), false)
+    (beside(file, configuration), false)
+}
+
+fn beside(file: &Path, configuration: &Path) -> PathBuf {
+    configuration.parent().unwrap_or(Path::new("")).join(file)
+}
+
+/// What this process sees of a key file that somebody changes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Reach {
+    /// What it holds now, or that it is gone.
+    Anew,
+    /// A copy from the start of the service.
+    Credential,
+    /// Nothing: it may not read it.
+    Denied,
+}
+
+pub(super) fn reach(file: &Path, configuration: &Path, environment: &Environment) -> Reach {
+    let (path, is_credential) = locate(file, configuration, environment);
+    // Opening a FIFO would wait for its writer.
+    let opens = || match fs::metadata(&path)?.is_file() {
+        true => File::open(&path).map(drop),
+        false => Ok(()),
+    };
+    match opens() {
+        _ if is_credential => Reach::Credential,
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Reach::Denied,
+        _ => Reach::Anew,
+    }
 }
 
 fn unreadable(path: &Path, kind: Kind, error: &io::Error) -> Complaint {

@@ -92,7 +92,8 @@ pub fn load_with_files(
     Ok((config, files))
 }
 
-fn load_from(
+/// Reads a configuration file; `read_key` finds the text of a key file.
+pub(super) fn load_from(
     path: &Path,
     read_key: impl FnMut(&Path, Kind) -> Result<Zeroizing<String>, Complaint>,
 ) -> Result<Config, Errors> {

@@ -4,13 +4,15 @@
 //! [`load()`] nothing can be wrong any more. Called by the commands and, on reload, by the daemon.
 //!
 //! The types stand here. `load` reads the file, with `syntax` (what is no TOML), `fields` (tables and
-//! types), `values` (texts), `netns` (where the interface is to be), `blocks` (all machines), `us` (this one) and `keyfile`; `error` says what is
-//! wrong; `diff` compares two configurations.
+//! types), `values` (texts), `netns` (where the interface is to be), `blocks` (all machines), `us` (this one),
+//! `keyfile` and `handed` (keys from files, and from whoever can read them); `error` says what is wrong; `diff`
+//! compares two configurations.
 
 mod blocks;
 mod diff;
 mod error;
 mod fields;
+mod handed;
 mod keyfile;
 mod load;
 mod netns;
@@ -27,8 +29,9 @@ use ipnet::IpNet;
 
 use crate::wireguard::{Allow, PresharedKey, PrivateKey, PublicKey};
 
-pub use diff::{changes, diff, restart_needed};
+pub use diff::{changes, diff, differences, restart_needed};
 pub use error::{Complaint, Errors};
+pub use handed::{Again, HandedKey, HandedKeys, load_again, load_with_keys};
 pub use load::{load, load_with_files};
 pub use netns::{Docker, Netns, Selector};
 
