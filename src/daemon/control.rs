@@ -12,7 +12,7 @@ use super::clock::Clock;
 use super::error::Error;
 use crate::dataplane::{Handle, View};
 use crate::status::Status;
-use crate::uapi::{BindError, Errno, Listener, Reply, Request, render_get};
+use crate::uapi::{BindError, Errno, Listener, ReloadOutcome, Reply, Request, render_get};
 
 /// How long a predecessor that was just killed may take to let go of its socket and port.
 pub(super) const PREDECESSOR_PATIENCE: Duration = Duration::from_secs(2);
@@ -55,6 +55,12 @@ pub(super) async fn answer(
             Ok(view) => Reply::Status(Box::new(status(&view))),
             Err(ended) => refused(&io::Error::other(ended)),
         },
+        // `up` answers this itself.
+        Request::Reload(_) => Reply::Reload(ReloadOutcome::Refused(
+            "reload refused, nothing was changed: a bare device has no configuration; change it with `wg`, or \
+             run `hushwire up`"
+                .to_owned(),
+        )),
     }
 }
 

@@ -1,4 +1,4 @@
-//! The other end of the control socket: how `status` and `wait` ask the daemon.
+//! The other end of the control socket: how `status`, `wait` and `reload` ask the daemon.
 //!
 //! Blocking and with a deadline: the commands have nothing else to do. Errors are for the eyes of the
 //! operator and say what to do.
@@ -8,11 +8,15 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::{SOCKET_DIRECTORY, socket_path};
+use serde::de::DeserializeOwned;
+
+use super::{Reload, ReloadOutcome, SOCKET_DIRECTORY, socket_path};
 use crate::status::Status;
 
 /// The daemon answers within this time, or something is wrong with it.
 const DEADLINE: Duration = Duration::from_secs(2);
+/// A reload may wait for a container engine, and for the interface; systemd waits for 90 s.
+const RELOAD_DEADLINE: Duration = Duration::from_secs(60);
 /// Bytes of an answer: 130,560 allowed IPs are 6 MB.
 const REPLY_LIMIT: u64 = 64 << 20;
 
@@ -30,8 +34,10 @@ pub enum ClientError {
     Denied(PathBuf),
     /// Somebody listens, but does not answer as hushwire does.
     NotHushwire(PathBuf),
-    /// Somebody listens, but does not answer in time.
-    Silent(PathBuf),
+    /// Somebody listens, but does not answer in this time.
+    Silent(PathBuf, Duration),
+    /// A path cannot be told: it has a line break.
+    LineBreak,
     /// The system refused.
     System {
         /// The socket.
@@ -61,11 +67,14 @@ impl std::fmt::Display for ClientError {
                  another WireGuard, ask it with `wg show`, else restart it",
                 path.display()
             ),
-            ClientError::Silent(path) => write!(
+            ClientError::Silent(path, waited) => write!(
                 f,
                 "hushwire listens on {} but did not answer within {} s; look at its log",
                 path.display(),
-                DEADLINE.as_secs()
+                waited.as_secs()
+            ),
+            ClientError::LineBreak => f.write_str(
+                "a path with a line break cannot be handed over; name the file without one",
             ),
             ClientError::System { path, error } => write!(f, "{}: {error}", path.display()),
         }
@@ -87,32 +96,65 @@ pub fn fetch_status(interface: &str) -> Result<Status, ClientError> {
 /// # Errors
 /// As [`fetch_status`].
 pub fn fetch_status_in(directory: &Path, interface: &str) -> Result<Status, ClientError> {
+    ask(directory, interface, "status=1\n\n", "status=", DEADLINE)
+}
+
+/// Has the daemon of an interface read its configuration again, and waits for the outcome.
+///
+/// # Errors
+/// [`ClientError`]: nobody there, not permitted, or no answer that makes sense within 60 s.
+pub fn request_reload(interface: &str, reload: &Reload) -> Result<ReloadOutcome, ClientError> {
+    request_reload_in(Path::new(SOCKET_DIRECTORY), interface, reload)
+}
+
+/// The same for a control socket in another directory than that of `wg`.
+///
+/// # Errors
+/// As [`request_reload`].
+pub fn request_reload_in(
+    directory: &Path,
+    interface: &str,
+    reload: &Reload,
+) -> Result<ReloadOutcome, ClientError> {
+    let text = reload.to_text().ok_or(ClientError::LineBreak)?;
+    ask(directory, interface, &text, "reload=", RELOAD_DEADLINE)
+}
+
+/// Sends a request; what stands as JSON behind this key of the answer.
+fn ask<T: DeserializeOwned>(
+    directory: &Path,
+    interface: &str,
+    request: &str,
+    key: &str,
+    deadline: Duration,
+) -> Result<T, ClientError> {
     let path = socket_path(directory, interface);
-    let lines = exchange(&path).map_err(|error| match error.kind() {
+    let lines = exchange(&path, request, deadline).map_err(|error| match error.kind() {
         io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => {
             ClientError::NotRunning { interface: interface.to_owned(), path: path.clone() }
         }
         io::ErrorKind::PermissionDenied => ClientError::Denied(path.clone()),
-        io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => ClientError::Silent(path.clone()),
+        io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => {
+            ClientError::Silent(path.clone(), deadline)
+        }
         // wireguard-go hangs up on a request that it does not know.
         io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe => {
             ClientError::NotHushwire(path.clone())
         }
         _ => ClientError::System { path: path.clone(), error },
     })?;
-    let value = |key: &str| lines.iter().find_map(|line| line.strip_prefix(key));
-    value("status=")
-        .filter(|_| value("errno=") == Some("0"))
+    let json = lines.iter().find_map(|line| line.strip_prefix(key));
+    json.filter(|_| lines.iter().any(|line| line.starts_with("errno=")))
         .and_then(|json| serde_json::from_str(json).ok())
         .ok_or(ClientError::NotHushwire(path))
 }
 
-/// Sends the request; the lines of the answer up to its empty line, or to its end.
-fn exchange(path: &Path) -> io::Result<Vec<String>> {
+/// Sends a request; the lines of the answer up to its empty line, or to its end.
+fn exchange(path: &Path, request: &str, deadline: Duration) -> io::Result<Vec<String>> {
     let mut stream = UnixStream::connect(path)?;
-    stream.set_read_timeout(Some(DEADLINE))?;
-    stream.set_write_timeout(Some(DEADLINE))?;
-    stream.write_all(b"status=1\n\n")?;
+    stream.set_read_timeout(Some(deadline))?;
+    stream.set_write_timeout(Some(deadline))?;
+    stream.write_all(request.as_bytes())?;
     BufReader::new(stream.take(REPLY_LIMIT))
         .lines()
         .take_while(|line| !matches!(line, Ok(text) if text.is_empty()))

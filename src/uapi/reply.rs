@@ -9,6 +9,7 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use zeroize::Zeroizing;
 
+use super::reload::ReloadOutcome;
 use super::request::Errno;
 use crate::status::Status;
 use crate::wireguard::{KEY_LEN, PeerSnapshot, PresharedKey, Snapshot};
@@ -22,6 +23,8 @@ pub enum Reply {
     Get(Zeroizing<String>),
     /// What `hushwire status` prints.
     Status(Box<Status>),
+    /// How a reload ended.
+    Reload(ReloadOutcome),
     /// Nothing was changed, and why.
     Refused(Errno),
 }
@@ -33,13 +36,24 @@ impl Reply {
         let (body, code) = match self {
             Reply::Done => (nothing(), 0),
             Reply::Get(text) => (text, 0),
-            Reply::Status(status) => match serde_json::to_string(&status) {
-                Ok(json) => (Zeroizing::new(format!("status={json}\n")), 0),
-                Err(_) => (nothing(), Errno::Io.code()),
-            },
+            Reply::Status(status) => json_line("status", &status, 0),
+            Reply::Reload(outcome) => {
+                let code = match &outcome {
+                    ReloadOutcome::Done { .. } => 0,
+                    ReloadOutcome::Refused(_) => Errno::Invalid.code(),
+                };
+                json_line("reload", &outcome, code)
+            }
             Reply::Refused(errno) => (nothing(), errno.code()),
         };
         (body, format!("errno={code}\n\n"))
+    }
+}
+
+fn json_line(key: &str, value: &impl serde::Serialize, code: i32) -> (Zeroizing<String>, i32) {
+    match serde_json::to_string(value) {
+        Ok(json) => (Zeroizing::new(format!("{key}={json}\n")), code),
+        Err(_) => (Zeroizing::new(String::new()), Errno::Io.code()),
     }
 }
 
@@ -220,5 +234,8 @@ pub(super) mod tests {
         assert_eq!(text(Reply::Done), "errno=0\n\n");
         assert_eq!(text(Reply::Get(Zeroizing::new("fwmark=1\n".into()))), "fwmark=1\nerrno=0\n\n");
         assert_eq!(text(Reply::Refused(Errno::Invalid)), "errno=-22\n\n");
+        let refused = ReloadOutcome::Refused("a\nb".to_owned());
+        let expected = "reload={\"refused\":\"a\\nb\"}\nerrno=-22\n\n";
+        assert_eq!(text(Reply::Reload(refused)), expected);
     }
 }

@@ -9,6 +9,7 @@ use std::net::{IpAddr, SocketAddr, SocketAddrV6};
 
 use ipnet::IpNet;
 
+use super::reload::{self, Reload};
 use crate::wireguard::{
     AllowedIpChange, Change, KEY_LEN, PeerChange, PresharedKey, PrivateKey, PublicKey,
 };
@@ -25,6 +26,8 @@ pub enum Request {
     Set(Vec<Change>),
     /// Our own: what `hushwire status` prints.
     Status,
+    /// Our own: the configuration is to be read again.
+    Reload(Reload),
 }
 
 /// Why a request was not carried out, as `errno` tells it to the client.
@@ -78,6 +81,7 @@ enum State {
     Get,
     Status,
     Set(Settings),
+    Reload(reload::Lines),
     /// What is left of the request is skipped, and this is the answer.
     Failed(Errno),
 }
@@ -117,6 +121,7 @@ impl Parser {
             State::Get => Ok(Request::Get),
             State::Status => Ok(Request::Status),
             State::Set(settings) => Ok(Request::Set(settings.finish())),
+            State::Reload(lines) => lines.finish().map(Request::Reload),
             State::Failed(errno) => Err(errno),
         }
     }
@@ -130,11 +135,13 @@ impl Parser {
                     ("get", "1") => State::Get,
                     ("set", "1") => State::Set(Settings::default()),
                     ("status", "1") => State::Status,
+                    ("reload", "1") => State::Reload(reload::Lines::default()),
                     _ => return Err(Errno::Protocol),
                 };
                 Ok(())
             }
             State::Set(settings) => settings.key_value(key, value, self.zone_index),
+            State::Reload(lines) => lines.key_value(key, value),
             // These two take no further line; after a failure none is looked at.
             State::Get | State::Status => Err(Errno::Invalid),
             State::Failed(_) => Ok(()),

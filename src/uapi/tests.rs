@@ -16,6 +16,7 @@ use tokio::sync::mpsc;
 
 use super::reply::tests::{peer, snapshot};
 use super::*;
+use crate::config::HandedKey;
 use crate::status::{InterfaceStatus, Status};
 use crate::sys::guard::Guard;
 use crate::wireguard::{AllowedIpChange, Change, KEY_LEN, PresharedKey, PublicKey, Snapshot};
@@ -66,6 +67,7 @@ impl Daemon {
                                 Reply::Get(render_get(&snapshot, 51820, 0, &|_| UNIX_EPOCH))
                             }
                             Request::Status => Reply::Status(Box::new(status())),
+                            Request::Reload(reload) => Reply::Reload(outcome(&reload)),
                             // What a real daemon says when another process has the port.
                             Request::Set(changes) if changes.contains(&Change::ListenPort(9)) => {
                                 Reply::Refused(Errno::PortInUse)
@@ -125,6 +127,14 @@ fn status() -> Status {
         rights: Default::default(),
         peers: vec![],
         drops: Default::default(),
+    }
+}
+
+/// Tells how many keys came; one without is refused.
+fn outcome(reload: &Reload) -> ReloadOutcome {
+    match reload.keys.len() {
+        0 => ReloadOutcome::Refused("no key\nat all".to_owned()),
+        count => ReloadOutcome::Done { changed: vec![count.to_string()], warnings: vec![] },
     }
 }
 
@@ -336,6 +346,35 @@ fn mutated_requests_always_get_an_answer() {
         stream.read_to_string(&mut text).unwrap();
         assert!(text.starts_with("errno=") && text.ends_with("\n\n"), "{bytes:?}: {text:?}");
     }
+}
+
+#[test]
+fn a_reload_has_an_outcome_or_an_errno() {
+    let scratch = Scratch::new("reload");
+    let daemon = Daemon::start(&scratch.0, "hush0", snapshot(vec![]));
+    let mut reload = Reload { config: Some("/a.toml".to_owned()), ..Reload::default() };
+    let refused = ReloadOutcome::Refused("no key\nat all".to_owned());
+    assert_eq!(request_reload_in(&scratch.0, "hush0", &reload).unwrap(), refused);
+    let key = HandedKey::Preshared(PresharedKey::from_bytes([1; KEY_LEN]));
+    reload.keys.insert("a".into(), key.clone());
+    let done = ReloadOutcome::Done { changed: vec!["1".to_owned()], warnings: vec![] };
+    assert_eq!(request_reload_in(&scratch.0, "hush0", &reload).unwrap(), done);
+    // More than the socket's buffers hold at once.
+    for number in 0..4095 {
+        reload.keys.insert(format!("{number:0>80}").into(), key.clone());
+    }
+    let done = ReloadOutcome::Done { changed: vec!["4096".to_owned()], warnings: vec![] };
+    assert_eq!(request_reload_in(&scratch.0, "hush0", &reload).unwrap(), done);
+    let mut stream = daemon.connect();
+    for bad in ["reload=2\n\n", "reload\n\n", "reload=1\nnonsense\n\n"] {
+        assert_eq!(ask(&mut stream, bad), "errno=-71\n\n", "{bad:?}");
+    }
+    assert_eq!(ask(&mut stream, "reload=1\nprivate_key_file=a\n\n"), "errno=-22\n\n");
+    assert_eq!(ask(&mut stream, "set=1\n\n"), "errno=0\n\n");
+    let mut cut = daemon.connect();
+    cut.write_all(b"reload=1\nconfig=a\n").unwrap();
+    cut.shutdown(std::net::Shutdown::Write).unwrap();
+    assert_eq!(answer(&mut cut), "errno=-71\n\n");
 }
 
 #[test]

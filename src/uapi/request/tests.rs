@@ -29,10 +29,11 @@ fn net(text: &str) -> IpNet {
 }
 
 #[test]
-fn the_three_operations_are_known_and_end_with_an_empty_line() {
+fn the_four_operations_are_known_and_end_with_an_empty_line() {
     assert_eq!(parse("get=1\n\n"), Ok(Request::Get));
     assert_eq!(parse("status=1\n\n"), Ok(Request::Status));
     assert_eq!(parse("set=1\n\n"), Ok(Request::Set(vec![])));
+    assert_eq!(parse("reload=1\n\n"), Ok(Request::Reload(Reload::default())));
     for bad in ["", "\n", "get=1\n", "get=2\n\n", "get\n\n", "GET=1\n\n", "show=1\n\n", "=\n\n"] {
         assert_eq!(parse(bad), Err(Errno::Protocol), "{bad:?}");
     }

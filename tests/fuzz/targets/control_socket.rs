@@ -54,7 +54,7 @@ impl Daemon {
     fn answer(&mut self, request: Request) -> Reply {
         match request {
             Request::Get => Reply::Get(self.render().into()),
-            Request::Status => Reply::Refused(Errno::Io),
+            Request::Status | Request::Reload(_) => Reply::Refused(Errno::Io),
             Request::Set(changes) => {
                 for change in &changes {
                     match *change {
@@ -101,7 +101,7 @@ fn said_to(request: Result<Request, Errno>, daemon: &mut Daemon) -> String {
         Reply::Done => "errno=0\n\n".to_owned(),
         Reply::Get(text) => format!("{}errno=0\n\n", *text),
         Reply::Refused(errno) => format!("errno={}\n\n", errno.code()),
-        Reply::Status(_) => unreachable!("this daemon has no status"),
+        Reply::Status(_) | Reply::Reload(_) => unreachable!("this daemon has neither"),
     }
 }
 
