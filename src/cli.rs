@@ -122,8 +122,9 @@ pub enum Command {
     ///
     /// Makes the overlay interface, listens on the UDP port, and keeps sessions with
     /// all peers until SIGTERM or SIGINT. Needs root, or CAP_NET_ADMIN and
-    /// /dev/net/tun. SIGHUP reads the configuration again: only what differs is
-    /// changed, and a file with errors changes nothing. It logs to standard error.
+    /// /dev/net/tun. `reload` (or SIGHUP) reads the configuration again: only what
+    /// differs is changed, and a file with errors changes nothing. It logs to
+    /// standard error.
     #[command(
         verbatim_doc_comment,
         after_long_help = "\
@@ -167,14 +168,33 @@ Exit codes:
     #[command(
         verbatim_doc_comment,
         after_long_help = "\
-Example, before a reload:
-  hushwire check && systemctl reload hushwire
+Example, before a restart:
+  hushwire check && systemctl restart hushwire
 
 Exit codes:
   0  the configuration is good
   2  it has errors"
     )]
     Check(ConfigFile),
+
+    /// Have the running hushwire read its configuration and keys again
+    ///
+    /// Checks the configuration as `check` does, hands the keys of its key files over
+    /// by the control socket, and says how it ended. Only what differs is changed, and
+    /// peers that stay the same keep their sessions. For root or the owner only, as
+    /// the control socket is.
+    #[command(
+        verbatim_doc_comment,
+        after_long_help = "\
+Example, after a new key and new blocks:
+  hushwire reload
+
+Exit codes:
+  0  done; what differed is printed
+  1  refused, or no hushwire runs for that interface; nothing was changed
+  2  the configuration has errors; the running hushwire was not asked"
+    )]
+    Reload(Running),
 
     /// Show peers, sessions, traffic and dropped packets
     ///

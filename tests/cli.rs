@@ -7,8 +7,18 @@ use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::PathBuf;
 use std::process::{Command, Output, Stdio};
 
-const COMMANDS: [&str; 9] =
-    ["up", "check", "status", "wait", "init", "alertmanager-flags", "genkey", "pubkey", "genpsk"];
+const COMMANDS: [&str; 10] = [
+    "up",
+    "check",
+    "reload",
+    "status",
+    "wait",
+    "init",
+    "alertmanager-flags",
+    "genkey",
+    "pubkey",
+    "genpsk",
+];
 
 /// A directory that is removed with what is in it.
 struct Scratch(PathBuf);

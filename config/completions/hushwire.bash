@@ -37,6 +37,9 @@ _hushwire() {
             hushwire,pubkey)
                 cmd="hushwire__subcmd__pubkey"
                 ;;
+            hushwire,reload)
+                cmd="hushwire__subcmd__reload"
+                ;;
             hushwire,status)
                 cmd="hushwire__subcmd__status"
                 ;;
@@ -53,7 +56,7 @@ _hushwire() {
 
     case "${cmd}" in
         hushwire)
-            opts="-f -h -V --foreground --help --version up docker-plugin check status wait init alertmanager-flags genkey pubkey genpsk"
+            opts="-f -h -V --foreground --help --version up docker-plugin check reload status wait init alertmanager-flags genkey pubkey genpsk"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 1 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -197,6 +200,28 @@ _hushwire() {
                 return 0
             fi
             case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        hushwire__subcmd__reload)
+            opts="-h --interface --config --help"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                --interface)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --config)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
                 *)
                     COMPREPLY=()
                     ;;

@@ -30,6 +30,7 @@ complete -c hushwire -n "__fish_hushwire_needs_command" -s V -l version -d 'Prin
 complete -c hushwire -n "__fish_hushwire_needs_command" -a "up" -d 'Run the tunnel, in the foreground'
 complete -c hushwire -n "__fish_hushwire_needs_command" -a "docker-plugin" -d 'Run the tunnel as a network driver of the container engine'
 complete -c hushwire -n "__fish_hushwire_needs_command" -a "check" -d 'Validate the configuration; changes nothing'
+complete -c hushwire -n "__fish_hushwire_needs_command" -a "reload" -d 'Have the running hushwire read its configuration and keys again'
 complete -c hushwire -n "__fish_hushwire_needs_command" -a "status" -d 'Show peers, sessions, traffic and dropped packets'
 complete -c hushwire -n "__fish_hushwire_needs_command" -a "wait" -d 'Wait until the overlay is ready: for start scripts and health checks'
 complete -c hushwire -n "__fish_hushwire_needs_command" -a "init" -d 'Make this machine\'s key, and print its `[[peer]]` block'
@@ -55,6 +56,9 @@ trace\t'Single packets'"
 complete -c hushwire -n "__fish_hushwire_using_subcommand docker-plugin" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c hushwire -n "__fish_hushwire_using_subcommand check" -l config -d 'The configuration file' -r -F
 complete -c hushwire -n "__fish_hushwire_using_subcommand check" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c hushwire -n "__fish_hushwire_using_subcommand reload" -l interface -d 'The interface of the running hushwire [default: as configured, else hush0]' -r
+complete -c hushwire -n "__fish_hushwire_using_subcommand reload" -l config -d 'The configuration file' -r -F
+complete -c hushwire -n "__fish_hushwire_using_subcommand reload" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c hushwire -n "__fish_hushwire_using_subcommand status" -l interface -d 'The interface of the running hushwire [default: as configured, else hush0]' -r
 complete -c hushwire -n "__fish_hushwire_using_subcommand status" -l config -d 'The configuration file' -r -F
 complete -c hushwire -n "__fish_hushwire_using_subcommand status" -l json -d 'Print JSON, for scripts'

@@ -9,6 +9,7 @@ mod device;
 mod init;
 mod keyfile;
 mod keys;
+mod reload;
 mod status;
 mod up;
 mod wait;
@@ -79,6 +80,7 @@ pub fn run(
         Command::Up(arguments) => up::run(&arguments, environment, false),
         Command::DockerPlugin(arguments) => up::run(&arguments, environment, true),
         Command::Check(arguments) => check::run(&arguments, environment, out),
+        Command::Reload(arguments) => reload::run(&arguments, environment, out),
         Command::Status(arguments) => status::run(&arguments, out),
         Command::Wait(arguments) => wait::run(&arguments, out),
         Command::Init(arguments) => init::run(&arguments, out),

@@ -18,6 +18,7 @@ mod keeper;
 mod names;
 mod overlay;
 mod plugin;
+mod reload;
 mod report;
 mod rights;
 mod service;
@@ -31,13 +32,13 @@ use std::time::Duration;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
-use tracing::{debug, error, info, warn};
+use tracing::{debug, info, warn};
 
 pub use bare::{Bare, run_bare};
 pub use error::Error;
 pub use service::{Service, ServiceEnvironment};
 
-use crate::config::{self, Config, Environment, Mtu};
+use crate::config::{self, Config, Environment, HandedKeys, Mtu};
 use crate::dataplane::{self, Handle, Notice, View};
 use crate::engine::Engine;
 use crate::sys::attach::AttachRequest;
@@ -48,7 +49,7 @@ use crate::sys::memory;
 use crate::sys::netns::Namespace;
 use crate::sys::sandbox::Files;
 use crate::sys::udp::{Paths, Udp};
-use crate::uapi::{Call, Request};
+use crate::uapi::{Call, Reload, Reply, Request};
 use crate::wireguard::{Change, Device, Event, PeerChange, PublicKey, Way};
 use attached::Attached;
 use carrier::Carrier;
@@ -123,6 +124,8 @@ struct Inputs {
 struct Daemon {
     config: Config,
     environment: Environment,
+    /// Keys that were handed over for files that this process does not see anew.
+    known: HandedKeys,
     plane: Handle,
     names: Names,
     attached: Attached,
@@ -227,6 +230,7 @@ impl Daemon {
         let mut daemon = Self {
             config,
             environment,
+            known: HandedKeys::default(),
             plane,
             names,
             attached,
@@ -285,21 +289,9 @@ impl Daemon {
                 _ = inputs.terminate.recv() => break,
                 _ = inputs.interrupt.recv() => break,
                 _ = inputs.reload.recv() => {
-                    self.service.reloading();
-                    self.refused = !self.reload().await;
-                    self.keep_underlay().await;
-                    self.service.ready(report::line(&self));
+                    self.reload(Reload::default()).await;
                 }
-                Some(call) = inputs.calls.recv() => {
-                    let changes = matches!(call.request, Request::Set(_));
-                    let status = |view: &View| report::status(&self, view, Clock::now());
-                    let reply = control::answer(call.request, &self.plane, &self.clock, status).await;
-                    // A client that did not wait for its answer does not want it.
-                    let _ = call.reply.send(reply);
-                    if changes {
-                        self.keep_underlay().await;
-                    }
-                }
+                Some(call) = inputs.calls.recv() => self.answer(call).await,
                 Some(resolved) = inputs.resolved.recv() => self.resolved(resolved).await,
                 notice = inputs.notices.recv() => match notice {
                     Some(Notice::Peer(event)) => self.peer_event(event),
@@ -339,55 +331,22 @@ impl Daemon {
         Ok(())
     }
 
-    /// Loads the file again and applies the difference; with any error everything stays as it was, and it
-    /// returns false.
-    async fn reload(&mut self) -> bool {
-        let new = match config::load(&self.config.path, &self.environment) {
-            Ok(new) => new,
-            Err(errors) => {
-                error!("reload refused, nothing was changed:\n{errors}");
-                return false;
+    /// Does what a client asks for.
+    async fn answer(&mut self, Call { request, reply }: Call) {
+        let answer = match request {
+            Request::Reload(reload) => Reply::Reload(self.reload(reload).await),
+            request => {
+                let changes = matches!(request, Request::Set(_));
+                let status = |view: &View| report::status(self, view, Clock::now());
+                let answer = control::answer(request, &self.plane, &self.clock, status).await;
+                if changes {
+                    self.keep_underlay().await;
+                }
+                answer
             }
         };
-        if let Some(what) = config::restart_needed(&self.config, &new) {
-            error!("reload refused, nothing was changed: restart hushwire to change {what}");
-            return false;
-        }
-        let attaches = self.rights.attacher().is_some();
-        let mtu = self.mtu(&new);
-        let wanted = overlay::request(&new, mtu, self.request.namespace.clone());
-        let compared = ((&self.config, &new), (&self.request, &wanted));
-        if let Err(what) = rights::within_reach(compared.0, compared.1, attaches) {
-            error!(
-                "reload refused, nothing was changed: restart hushwire to change {what}; it has given up the \
-                 right to do that while it runs"
-            );
-            return false;
-        }
-        let mut changes = config::diff(&self.config, &new);
-        if mtu != self.request.mtu {
-            changes.push(Change::Mtu(mtu));
-        }
-        let count = changes.len();
-        if let Err(error) = self.plane.apply(changes).await {
-            error!(%error, "reload refused, nothing was changed");
-            return false;
-        }
-        let elsewhere = new.interface.netns != self.config.interface.netns
-            || new.docker.socket != self.config.docker.socket;
-        self.config = new;
-        let peers = &self.config.peers;
-        self.answering.retain(|key| peers.iter().any(|peer| peer.public_key == *key));
-        self.keeping.reload(&self.config, attaches);
-        self.reshape(mtu).await;
-        if elsewhere && self.plugin.is_none() {
-            self.target = Target::follow(&self.config, self.rights.attacher().cloned());
-            let state = self.target.first().await;
-            self.follow(state).await;
-        }
-        self.names.follow(&self.config);
-        info!(changes = count, peers = self.config.peers.len(), "configuration reloaded");
-        true
+        // A client that did not wait for its answer does not want it.
+        let _ = reply.send(answer);
     }
 
     /// Has the underlay sockets kept for the next start, if they are others than those that are.

@@ -78,6 +78,8 @@ fn keys_are_in_locked_pages_and_nowhere_else() {
     wait_for("the reload", seconds(5), || {
         tunnels[0].process().log().contains("configuration reloaded").then_some(())
     });
+    // By the control socket, with the keys as text.
+    assert!(tunnels[0].hushwire("reload", &[]).status.success());
     let shown = tunnels[0].hushwire("status", &[]);
     assert!(shown.status.success());
 
@@ -147,12 +149,22 @@ fn keys_are_in_no_log_no_status_no_argument_and_no_environment() {
             let log = talkative.process().log();
             log[before..].contains("nothing was changed").then_some(())
         });
-        let check = talkative.hushwire("check", &[]);
-        let said = [check.stdout, check.stderr].concat();
-        assert_free_of_keys("check", &said, &identities[0].private_key, &secret);
+        for command in ["check", "reload"] {
+            let output = talkative.hushwire(command, &[]);
+            assert!(!output.status.success());
+            let said = [output.stdout, output.stderr].concat();
+            assert_free_of_keys(command, &said, &identities[0].private_key, &secret);
+        }
     }
+    // Refused by the running one, with the keys in its hands.
+    talkative.write_config(&file.replace("[interface]", "[interface]\nfwmark = 7"));
+    let output = talkative.hushwire("reload", &[]);
+    assert_eq!(output.status.code(), Some(1));
+    assert_free_of_keys("reload", &output.stderr, &identities[0].private_key, &secret);
     talkative.write_config(&file);
-    for arguments in [&["status"][..], &["status", "--json"], &["alertmanager-flags"], &["check"]] {
+    for arguments in
+        [&["reload"][..], &["status"], &["status", "--json"], &["alertmanager-flags"], &["check"]]
+    {
         let output = talkative.hushwire(arguments[0], &arguments[1..]);
         assert!(output.status.success(), "{arguments:?}");
         let said = [output.stdout, output.stderr].concat();

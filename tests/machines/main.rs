@@ -10,6 +10,7 @@
 //! - [`interop`]: wireguard-go and boringtun-cli at the other end
 //! - [`keeper`]: what a killed hushwire leaves, and who may have it
 //! - [`service`]: what a service manager hears and keeps; restart, reload, watchdog
+//! - [`reload`]: keys that a service may not read anew, and what `hushwire reload` says
 //! - [`outage`]: what was silenced in an outage is there when it ends
 //! - [`bare`]: `hushwire NAME` under `wg`, `wg-quick` and `ip`; [`bare_settings`]: what `wg` sets and shows
 //! - [`offload`]: with and without offloads, at every MTU, each byte of [`traffic`] and each checksum
@@ -47,6 +48,7 @@ mod older;
 mod outage;
 mod pair;
 mod recovery;
+mod reload;
 mod rights;
 mod service;
 #[path = "../support/stack.rs"]

@@ -84,10 +84,10 @@ impl<'lab> Stage<'lab> {
 const ALL_KEPT: [(&str, usize); 3] = [("tun", 1), ("udp4", 1), ("udp6", 1)];
 
 /// A ping every 10 ms for so many, and how many of them had no answer.
-struct Pings(std::process::Child);
+pub(crate) struct Pings(std::process::Child);
 
 impl Pings {
-    fn start(from: &Machine, to: usize, count: usize) -> Self {
+    pub(crate) fn start(from: &Machine, to: usize, count: usize) -> Self {
         let (count, to) = (count.to_string(), overlay(to, Family::V4));
         let mut command = from.command("ping");
         command.args(["-n", "-q", "-i", "0.01", "-W", "2", "-c", &count, &to]);
@@ -95,7 +95,7 @@ impl Pings {
     }
 
     #[track_caller]
-    fn lost(self) -> u32 {
+    pub(crate) fn lost(self) -> u32 {
         let output = self.0.wait_with_output().expect("ping has run");
         let text = String::from_utf8_lossy(&output.stdout).into_owned();
         let numbers: Vec<u32> = text

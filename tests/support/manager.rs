@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixDatagram;
+use std::path::PathBuf;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
@@ -30,6 +31,8 @@ pub(crate) struct Manager {
     pub(crate) said: Vec<String>,
     /// Sets `$WATCHDOG_USEC`.
     pub(crate) watchdog: Option<Duration>,
+    /// Sets `$CREDENTIALS_DIRECTORY`.
+    pub(crate) credentials: Option<PathBuf>,
 }
 
 impl Manager {
@@ -37,7 +40,8 @@ impl Manager {
     pub(crate) fn new() -> Self {
         let directory = Scratch::new("manager");
         let socket = UnixDatagram::bind(directory.path().join("notify")).expect("cannot bind");
-        Self { socket, directory, store: BTreeMap::new(), said: Vec::new(), watchdog: None }
+        let (store, said) = (BTreeMap::new(), Vec::new());
+        Self { socket, directory, store, said, watchdog: None, credentials: None }
     }
 
     /// Starts `hushwire up` in a machine with what is kept; at most three descriptors.
@@ -53,6 +57,9 @@ impl Manager {
         command.env("NOTIFY_SOCKET", self.directory.path().join("notify")).env("FDSTORE", "8");
         if let Some(watchdog) = self.watchdog {
             command.env("WATCHDOG_USEC", watchdog.as_micros().to_string());
+        }
+        if let Some(directory) = &self.credentials {
+            command.env("CREDENTIALS_DIRECTORY", directory);
         }
         command.stdin(stream()).stdout(stream()).stderr(stream());
         Process::spawn(&format!("hushwire on {}", machine.name), &mut command, log)
