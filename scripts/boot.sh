@@ -63,6 +63,7 @@ inside() {
   step 'install: nothing runs, nothing is enabled' fresh_install
   step 'first start: ready, of a user of its own' first_start
   step 'reload: the file is read again, and one with errors is refused' reload
+  step 'another private key, by reload, under a ping every 10 ms' another_key
   step "restart, $restarts times, under a ping every 10 ms" restart
   step 'kill -9 under a ping every 10 ms' killed
   step 'the interface is deleted under a running Alertmanager' deleted
@@ -263,6 +264,27 @@ reload() {
   until_true 5 says 'peers up' && ! says refused || fail "status: $(status_text)"
   [[ $(main_pid) == "$before" && $(interface_index) == "$index" ]] || fail 'it was restarted'
   echo "status: $(status_text)"
+}
+
+# What systemd handed over at the start is the old key.
+another_key() {
+  local before
+  before=$(main_pid)
+  under_pings 'another key' change_key
+  [[ $(main_pid) == "$before" ]] || fail 'it was restarted'
+  until_true 10 says '1 of 1 peers up' || fail "status: $(status_text)"
+}
+
+change_key() {
+  local old new
+  old=$(on hushwire check | awk '/^public key/ {print $3}')
+  on sh -c 'umask 077 && cd /etc/hushwire && hushwire genkey >new.key && mv new.key private.key'
+  new=$(on sh -c 'hushwire pubkey </etc/hushwire/private.key')
+  on sed -i "s|$old|$new|" /etc/hushwire/hushwire.toml /root/good.toml
+  on systemctl reload hushwire || return 1
+  [[ $(on hushwire status --json) == *"$new"* ]] || return 1
+  sed -i "s|$old|$new|" "$BOOT/peer/hushwire.toml"
+  target/release/hushwire reload --config "$BOOT/peer/hushwire.toml"
 }
 
 running() {
