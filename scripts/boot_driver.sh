@@ -24,6 +24,7 @@ driver() {
   place=(docker exec box)
   pings_pass
   container_is_known
+  on systemctl reload hushwire || fail 'a good file is refused'
   under_pings restart on systemctl restart hushwire
   accident 'kill -9 of the main process' "$(main_pid)"
   nothing_left hushwire hushwire-helper
