@@ -7,6 +7,7 @@
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap, HashMap, VecDeque};
+use std::hash::{BuildHasherDefault, Hasher};
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
@@ -59,7 +60,7 @@ pub struct Device {
     next_id: u32,
     by_key: HashMap<PublicKey, PeerId>,
     /// The upper 24 bits of a receiver index say which peer; the lower 8 belong to its session.
-    by_index: HashMap<u32, PeerId>,
+    by_index: HashMap<u32, PeerId, BuildHasherDefault<IndexHasher>>,
     allowed_ips: AllowedIps,
     deadlines: BinaryHeap<Reverse<(Instant, PeerId)>>,
     common: Common,
@@ -74,6 +75,26 @@ struct Slot {
     queued: Option<Instant>,
     /// Keys of this peer in `by_index`: its present session's and its retiring one's.
     indices: [Option<u32>; 2],
+}
+
+/// Hashes a receiver index, one for each message that comes. What is in the table was drawn at random by us: nobody
+/// can fill it with what collides.
+#[derive(Default)]
+struct IndexHasher(u64);
+
+impl Hasher for IndexHasher {
+    fn write(&mut self, bytes: &[u8]) {
+        bytes.iter().for_each(|&byte| self.write_u32(byte.into()));
+    }
+
+    fn write_u32(&mut self, index: u32) {
+        // Fibonacci hashing: the table takes some bits of either end.
+        self.0 = (self.0 ^ u64::from(index)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    }
+
+    fn finish(&self) -> u64 {
+        self.0
+    }
 }
 
 /// What the peers share: where they write to, and what they draw from.
@@ -128,7 +149,7 @@ impl Device {
             peers: BTreeMap::new(),
             next_id: 0,
             by_key: HashMap::new(),
-            by_index: HashMap::new(),
+            by_index: HashMap::default(),
             allowed_ips: AllowedIps::default(),
             deadlines: BinaryHeap::new(),
             common: Common::new(seed),
@@ -389,6 +410,9 @@ impl Device {
         id: PeerId,
         slot: &mut Slot,
     ) {
+        if !slot.peer.may_be_due_earlier() && slot.queued.is_some() {
+            return;
+        }
         if let Some(at) = slot.peer.next_timeout()
             && slot.queued.is_none_or(|queued| at < queued)
         {

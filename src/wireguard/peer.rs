@@ -22,13 +22,11 @@ use super::keys::{PresharedKey, PublicKey};
 use super::message::{DATA_OVERHEAD, INITIATION_LEN};
 use super::outbox::Outbox;
 use super::resend::{ECHO_AGE, Kept, Resend};
-use super::session::{Opened, REJECT_AFTER_TIME, Session};
+use super::session::{Opened, REJECT_AFTER_TIME, REKEY_AFTER_TIME, Session};
 use super::snapshot::{PeerSnapshot, SessionState};
 use super::staged::Staged;
 use super::timers::{Timer, Timers};
 
-/// The initiator of a session makes the next one when it sends past this age (section 6.2).
-const REKEY_AFTER_TIME: Duration = Duration::from_secs(120);
 /// Data that came is answered within this time, by an empty packet if need be (section 6.5).
 const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
 /// A responder's session is used by its initiator within a round trip: the initiator confirms at once.
@@ -318,6 +316,11 @@ impl Peer {
         self.timers.next()
     }
 
+    /// Whether that may be earlier than it was at the last call.
+    pub(super) fn may_be_due_earlier(&mut self) -> bool {
+        self.timers.take_was_set()
+    }
+
     /// Does what is due.
     pub(super) fn handle_timeout(&mut self, cx: &mut Context<'_>) {
         while let Some(timer) = self.timers.take_due(cx.now) {
@@ -482,8 +485,7 @@ impl Peer {
     fn heard(&mut self, cx: &mut Context<'_>, from: Endpoint, len: usize) {
         self.counters.rx_bytes += len as u64;
         let before = self.counters.last_heard.replace(cx.now);
-        let silence = before.map(|before| cx.now.saturating_duration_since(before));
-        self.resend.heard(cx.now, silence);
+        self.resend.heard(cx.now, before);
         self.echoes.answered();
         self.endpoint = Some(from);
         self.timers.clear(Timer::Unanswered);

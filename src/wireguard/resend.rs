@@ -55,11 +55,11 @@ impl Resend {
         }
     }
 
-    /// Called when the peer was heard, `silence` after the time before: says that it got everything,
-    /// or that it may have missed what is kept.
-    pub(super) fn heard(&mut self, now: Instant, silence: Option<Duration>) {
+    /// Called when the peer was heard, and `before` last: says that it got everything, or that it may
+    /// have missed what is kept.
+    pub(super) fn heard(&mut self, now: Instant, before: Option<Instant>) {
         let Some((oldest, _)) = self.sent.front() else { return };
-        let gap = silence.is_none_or(|silence| silence > GAP);
+        let gap = before.is_none_or(|before| now.saturating_duration_since(before) > GAP);
         if gap && now.saturating_duration_since(*oldest) > ROUND_TRIP {
             self.due = true;
         } else if !self.due {
@@ -115,6 +115,9 @@ impl Resend {
 
     pub(super) fn clear(&mut self) {
         self.due = false;
+        if self.sent.is_empty() && self.bytes.capacity() <= KEPT_BYTES {
+            return;
+        }
         self.sent.clear();
         self.bytes.clear();
         self.bytes.shrink_to(KEPT_BYTES);
@@ -141,10 +144,10 @@ mod tests {
         }
         let now = start + Duration::from_secs(1);
         assert!(taken(&mut resend, now).is_empty());
-        resend.heard(now, Some(Duration::from_secs(1)));
+        resend.heard(now, Some(start));
         let expected: Vec<Vec<u8>> = (0..5).map(|i| vec![i; 3]).collect();
         assert_eq!(taken(&mut resend, now), expected);
-        resend.heard(now, Some(Duration::from_secs(1)));
+        resend.heard(now, Some(start));
         assert!(taken(&mut resend, now).is_empty());
     }
 
@@ -153,11 +156,11 @@ mod tests {
         let (mut resend, start) = (Resend::default(), Instant::now());
         // Heard often: nothing is kept.
         resend.push(start, b"gossip", false);
-        resend.heard(start + Duration::from_millis(400), Some(Duration::from_millis(400)));
+        resend.heard(start + Duration::from_millis(400), Some(start));
         // A probe a second, each answered within a round trip.
         let probe = start + Duration::from_secs(1);
         resend.push(probe, b"probe", false);
-        resend.heard(probe + Duration::from_millis(3), Some(Duration::from_millis(997)));
+        resend.heard(probe + Duration::from_millis(3), Some(start + Duration::from_millis(6)));
         assert!(taken(&mut resend, probe + Duration::from_millis(3)).is_empty());
         assert!(resend.sent.is_empty());
     }

@@ -28,6 +28,8 @@ use crate::sys::locked::{Locked, wipe_stack};
 
 /// A session is not used past this age (section 6.1 of the paper, `REJECT_AFTER_TIME`).
 pub(super) const REJECT_AFTER_TIME: Duration = Duration::from_secs(180);
+/// The initiator of a session makes the next one when it sends past this age (section 6.2).
+pub(super) const REKEY_AFTER_TIME: Duration = Duration::from_secs(120);
 /// Sessions that `Tunn` keeps: the place of one is its index modulo this (`N_SESSIONS` there).
 const SESSIONS: usize = 8;
 
@@ -119,11 +121,19 @@ pub(super) struct Session {
 pub(super) struct Established {
     index: u32,
     at: Instant,
+    /// Until when it need not be renewed, and until when it may be used: each packet asks.
+    fresh_until: Instant,
+    usable_until: Instant,
     /// We made the initiation: we are the one to make the next (section 6.2).
     pub(super) initiator: bool,
 }
 
 impl Established {
+    fn new(index: u32, at: Instant, initiator: bool) -> Self {
+        let (fresh_until, usable_until) = (at + REKEY_AFTER_TIME, at + REJECT_AFTER_TIME);
+        Self { index, at, fresh_until, usable_until, initiator }
+    }
+
     /// When it was made, or up to 6 s earlier.
     pub(super) fn at(&self) -> Instant {
         self.at
@@ -168,13 +178,13 @@ impl Session {
         Some(Established { initiator, ..current })
     }
 
-    /// Whether the session that would seal a packet now is not as old as this.
-    pub(super) fn is_younger(&self, now: Instant, age: Duration) -> bool {
-        self.current.is_some_and(|session| session.age(now) < age)
+    /// Whether the session that would seal a packet now is not as old as [`REKEY_AFTER_TIME`].
+    pub(super) fn is_fresh(&self, now: Instant) -> bool {
+        self.current.is_some_and(|session| now < session.fresh_until)
     }
 
     fn usable(&self, now: Instant) -> Option<Established> {
-        self.current.filter(|session| session.age(now) < REJECT_AFTER_TIME)
+        self.current.filter(|session| now < session.usable_until)
     }
 
     /// Writes a handshake initiation to `out` (at least [`INITIATION_LEN`] bytes); an older one that
@@ -208,7 +218,7 @@ impl Session {
         let len = response.len();
         // `Tunn` still takes the response to an initiation of ours, but no longer counts on it.
         self.awaited = None;
-        self.add(Established { index, at: self.stamp, initiator: false });
+        self.add(Established::new(index, self.stamp, false));
         Ok(len)
     }
 
@@ -230,7 +240,7 @@ impl Session {
             return Err(drop_reason(confirmation, DropReason::InvalidHandshake));
         };
         let len = confirmation.len();
-        let session = Established { index, at: self.stamp, initiator: true };
+        let session = Established::new(index, self.stamp, true);
         self.awaited.take_if(|awaited| *awaited == index);
         self.add(session);
         self.switch_to(session);
@@ -277,7 +287,7 @@ impl Session {
             .flatten()
             .filter(|session| session.index == receiver)
             .ok_or(DropReason::UnknownIndex)?;
-        if session.age(now) >= REJECT_AFTER_TIME || !message::counter_is_usable(data) {
+        if now >= session.usable_until || !message::counter_is_usable(data) {
             return Err(DropReason::SessionExpired);
         }
         // Tunn panics when `out` is too short.
@@ -310,7 +320,7 @@ impl Session {
         let result = self.tunn.update_timers(&mut keepalive);
         self.stamp = now;
         for session in &mut self.established {
-            if session.is_some_and(|session| session.age(now) >= REJECT_AFTER_TIME) {
+            if session.is_some_and(|session| now >= session.usable_until) {
                 *session = None;
             }
         }

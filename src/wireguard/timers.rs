@@ -37,13 +37,18 @@ const TIMERS: [Timer; 8] = [
 
 /// When each timer fires, if it is set.
 #[derive(Debug, Default)]
-pub(super) struct Timers([Option<Instant>; TIMERS.len()]);
+pub(super) struct Timers {
+    at: [Option<Instant>; TIMERS.len()],
+    /// One was set since somebody asked.
+    was_set: bool,
+}
 
 impl Timers {
     /// Sets a timer, or moves it.
     pub(super) fn set(&mut self, timer: Timer, at: Instant) {
-        if let Some(place) = self.0.get_mut(timer as usize) {
+        if let Some(place) = self.at.get_mut(timer as usize) {
             *place = Some(at);
+            self.was_set = true;
         }
     }
 
@@ -55,14 +60,14 @@ impl Timers {
     }
 
     pub(super) fn clear(&mut self, timer: Timer) {
-        if let Some(place) = self.0.get_mut(timer as usize) {
+        if let Some(place) = self.at.get_mut(timer as usize) {
             *place = None;
         }
     }
 
     /// When a timer fires, if it is set.
     pub(super) fn get(&self, timer: Timer) -> Option<Instant> {
-        self.0.get(timer as usize).copied().flatten()
+        self.at.get(timer as usize).copied().flatten()
     }
 
     pub(super) fn is_set(&self, timer: Timer) -> bool {
@@ -71,13 +76,18 @@ impl Timers {
 
     /// The earliest time at which one fires.
     pub(super) fn next(&self) -> Option<Instant> {
-        self.0.iter().flatten().min().copied()
+        self.at.iter().flatten().min().copied()
+    }
+
+    /// Whether one was set or moved since the last call: most packets set none.
+    pub(super) fn take_was_set(&mut self) -> bool {
+        std::mem::take(&mut self.was_set)
     }
 
     /// Clears one timer that is due and names it.
     pub(super) fn take_due(&mut self, now: Instant) -> Option<Timer> {
         let due = |at: &Option<Instant>| at.is_some_and(|at| at <= now);
-        let (timer, place) = TIMERS.iter().zip(&mut self.0).find(|(_, at)| due(at))?;
+        let (timer, place) = TIMERS.iter().zip(&mut self.at).find(|(_, at)| due(at))?;
         *place = None;
         Some(*timer)
     }

@@ -112,10 +112,11 @@ impl Peer {
         self.endpoint.into_iter().chain(others.map(|&address| address.into()))
     }
 
-    /// Makes the next session when the current one is ours and of this age, or of former keys.
+    /// Makes the next session when the current one is ours and of this age ([`REKEY_AFTER_TIME`] or more), or of
+    /// former keys.
     pub(super) fn keep_fresh(&mut self, cx: &mut Context<'_>, age: Duration) {
         let session = self.session.as_ref();
-        if session.is_some_and(|session| session.is_younger(cx.now, age)) {
+        if session.is_some_and(|session| session.is_fresh(cx.now)) {
             // Whoever made it: this is what almost every packet finds.
             return;
         }
