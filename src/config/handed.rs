@@ -80,8 +80,8 @@ impl HandedKeys {
     }
 }
 
-/// The same as [`load()`](super::load()) for somebody who hands the keys over, and says which they are. A key file is looked for
-/// beside the configuration first.
+/// The same as [`load()`](super::load()) for somebody who hands the keys over, and says which they are. A key file
+/// is looked for beside the configuration first.
 ///
 /// # Errors
 /// Everything that is wrong with it, in the order of the file.
@@ -98,7 +98,7 @@ pub fn load_with_keys(
         }
         Ok(text)
     };
-    let config = load_from(path, read)?;
+    let config = load_from(path, environment, read)?;
     Ok((config, keys))
 }
 
@@ -139,8 +139,7 @@ pub fn load_again(
         }
         Ok(key.text())
     };
-    let mut config = load_from(path, read)?;
-    config.docker.plugin |= environment.docker_plugin;
+    let config = load_from(path, environment, read)?;
     Ok(Again { config, known: kept, lacking })
 }
 

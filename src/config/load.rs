@@ -87,14 +87,14 @@ pub fn load_with_files(
         files.push(keyfile::locate(file, path, environment).0);
         keyfile::read(file, kind, path, environment)
     };
-    let mut config = load_from(path, read)?;
-    config.docker.plugin |= environment.docker_plugin;
+    let config = load_from(path, environment, read)?;
     Ok((config, files))
 }
 
 /// Reads a configuration file; `read_key` finds the text of a key file.
 pub(super) fn load_from(
     path: &Path,
+    environment: &Environment,
     read_key: impl FnMut(&Path, Kind) -> Result<Zeroizing<String>, Complaint>,
 ) -> Result<Config, Errors> {
     let bytes = fs::read(path).map_err(|error| {
@@ -102,7 +102,11 @@ pub(super) fn load_from(
         Errors::of_file(path, complaint.hint("name the configuration file with --config"))
     })?;
     match str::from_utf8(&bytes) {
-        Ok(text) => parse(text, path, read_key),
+        Ok(text) => {
+            let mut config = parse(text, path, read_key)?;
+            config.docker.plugin |= environment.docker_plugin;
+            Ok(config)
+        }
         Err(error) => {
             let good = bytes.get(..error.valid_up_to()).map(str::from_utf8);
             let good = good.and_then(Result::ok).unwrap_or_default();
