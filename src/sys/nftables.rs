@@ -95,9 +95,9 @@ pub(super) fn close(guarded: &Guarded<'_>) -> io::Result<()> {
 pub(super) struct GoneChains(BTreeSet<String>);
 
 impl GoneChains {
-    /// Takes a datagram of news.
-    pub(super) fn take(&mut self, datagram: &[u8]) {
-        let mut rest = datagram;
+    /// Takes a datagram of news; whether it is about our table.
+    pub(super) fn take(&mut self, datagram: &[u8]) -> bool {
+        let (mut rest, mut concerns_us) = (datagram, false);
         while let Some((kind, body, next)) = split(rest) {
             let is_ours = || text_of(body, TABLE_OF_RULE).is_some_and(|table| table == TABLE);
             if matches!(kind, NEW_RULE | DELETE_RULE)
@@ -108,9 +108,11 @@ impl GoneChains {
                     NEW_RULE => self.0.remove(&chain),
                     _ => self.0.insert(chain),
                 };
+                concerns_us = true;
             }
             rest = next;
         }
+        concerns_us
     }
 
     /// Whether one of these is a chain that guards the addresses.

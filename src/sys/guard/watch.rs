@@ -46,19 +46,24 @@ impl GuardWatch {
         Ok(Self { interface: interface.to_owned(), addresses, rules, chains })
     }
 
-    /// Waits for news. Nothing is lost when this is dropped.
+    /// Waits for news that may be about the guard. Nothing is lost when this is dropped.
     ///
     /// # Errors
     ///
     /// When a socket fails for good.
     pub async fn news(&mut self) -> io::Result<()> {
         let Some((subscription, gone)) = &mut self.chains else {
-            return self.rules.receive(|_| ()).await;
+            return self.rules.receive(|_| true).await.map(|_| ());
         };
-        tokio::select! {
-            result = self.rules.receive(|_| ()) => result,
-            result = subscription.receive(|news| gone.take(news)) => result,
+        // Others change their tables as often as they like.
+        let mut concerns_us = false;
+        while !concerns_us {
+            concerns_us = tokio::select! {
+                result = self.rules.receive(|_| true) => result?,
+                result = subscription.receive(|news| gone.take(news)) => result?,
+            };
         }
+        Ok(())
     }
 
     /// What is in force of a guard that was in force when the news began.
@@ -119,22 +124,24 @@ impl Subscription {
         Ok(Self { socket: socket.map_err(io::Error::from)?, buffer: Vec::new() })
     }
 
-    /// Waits for news and takes all that is there. Of what was lost meanwhile nothing is known.
-    async fn receive(&mut self, mut take: impl FnMut(&[u8])) -> io::Result<()> {
+    /// Waits for news and takes all that is there; whether some concern us. Of what was lost meanwhile
+    /// nothing is known.
+    async fn receive(&mut self, mut take: impl FnMut(&[u8]) -> bool) -> io::Result<bool> {
         let Self { socket, buffer } = self;
         let mut ready = socket.readable_mut().await?;
         buffer.reserve(RECEIVE_BYTES);
+        let mut concerns_us = false;
         loop {
             buffer.clear();
             match ready.get_inner_mut().0.recv_from(buffer, 0) {
                 // Nobody but the kernel has port 0.
                 Ok((_, sender)) if sender.port_number() != 0 => {}
-                Ok(_) => take(buffer),
+                Ok(_) => concerns_us |= take(buffer),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     ready.clear_ready();
-                    return Ok(());
+                    return Ok(concerns_us);
                 }
-                Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => {}
+                Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => concerns_us = true,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => return Err(error),
             }
