@@ -3,7 +3,7 @@
 //! 1. Wait for a descriptor or for the device's next deadline.
 //! 2. Take the time, once.
 //! 3. Let the device do what is due.
-//! 4. Hand it what the underlay brought, a batch for each family; send on what comes out.
+//! 4. Hand it what the underlay brought, a batch for each socket; send on what comes out.
 //! 5. Hand it what the overlay sends, a batch: what is small at once, what is large by turns (backlog.rs);
 //!    send on what comes out.
 //! 6. Take commands of the control plane, between two batches.
@@ -33,7 +33,7 @@ use crate::sys::poll::{self, Waker};
 use crate::sys::sandbox;
 use crate::sys::scheduling;
 use crate::sys::tun::{self, Tun};
-use crate::sys::udp::{Family, ReceiveBatch, Udp};
+use crate::sys::udp::{Family, ReceiveBatch, SOCKETS, Udp};
 use crate::wireguard::{Change, Device, Event, Snapshot};
 
 mod backlog;
@@ -273,15 +273,9 @@ impl Dataplane {
             } else {
                 Some(Duration::ZERO)
             };
-            let fds = [
-                Some(self.waker.as_fd()),
-                self.ports.udp.fd(Family::V4),
-                self.ports.udp.fd(Family::V6),
-                self.ports.tun.as_ref().map(|tun| tun.as_fd()),
-            ];
-            let ready = poll::readable(fds, timeout);
+            let ready = self.wait(timeout);
             now = Instant::now();
-            let Ok([command, v4, v6, overlay]) = ready else {
+            let Ok([command, overlay, underlay @ ..]) = ready else {
                 // ppoll has no error that a correct call can meet; should one come, do not spin.
                 std::thread::sleep(WAIT_FAILED);
                 continue;
@@ -290,10 +284,8 @@ impl Dataplane {
             self.backlog.shrink(now);
             self.device.handle_timeout(now);
             self.ports.drain(&mut self.device, now);
-            for (ready, family) in [(v4, Family::V4), (v6, Family::V6)] {
-                if ready {
-                    self.receive(now, family);
-                }
+            for (socket, _) in underlay.into_iter().enumerate().filter(|(_, ready)| *ready) {
+                self.receive(now, socket);
             }
             if overlay {
                 self.read(now);
@@ -305,12 +297,19 @@ impl Dataplane {
         }
     }
 
-    /// Takes a batch from the underlay, and sends on what comes out.
-    fn receive(&mut self, now: Instant, family: Family) {
+    /// Waits for a command, the overlay, and each socket of the underlay: says what is there.
+    fn wait(&self, timeout: Option<Duration>) -> io::Result<[bool; 2 + SOCKETS]> {
+        let overlay = self.ports.tun.as_ref().map(|tun| tun.as_fd());
+        let mut fds = [Some(self.waker.as_fd()), overlay].into_iter().chain(self.ports.udp.fds());
+        poll::readable(std::array::from_fn(|_| fds.next().flatten()), timeout)
+    }
+
+    /// Takes a batch from a socket of the underlay, and sends on what comes out.
+    fn receive(&mut self, now: Instant, socket: usize) {
         let (mut left, mut bytes) = (self.pace.quota(), 0);
         while left > 0 && bytes < BATCH_BYTES {
             let most = left.min(RECEIVE_BATCH);
-            match self.ports.udp.recv(family, &mut self.received, most) {
+            match self.ports.udp.recv(socket, &mut self.received, most) {
                 Ok(count) => {
                     bytes += self.open(now);
                     // The kernel had no more.
@@ -318,7 +317,7 @@ impl Dataplane {
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
                 Err(error) => {
-                    debug!(%error, ?family, "receive failed");
+                    debug!(%error, socket, "receive failed");
                     break;
                 }
             }

@@ -26,11 +26,11 @@ pub(super) struct Ports {
 
 impl Ports {
     /// Sends on everything that the device has ready.
-    pub(super) fn drain(&self, device: &mut Device, now: Instant) {
+    pub(super) fn drain(&mut self, device: &mut Device, now: Instant) {
         while let Some(transmit) = device.poll_transmit() {
             let peer = transmit.peer;
             let Outcome { source_gone, segmentation_refused, failed, failed_bytes } =
-                send(&self.udp, &transmit);
+                send(&mut self.udp, &transmit);
             if source_gone {
                 device.source_gone(peer);
             }
@@ -81,7 +81,7 @@ struct Outcome {
 }
 
 /// Sends datagrams with one system call, or one by one where the path does not take them so.
-fn send(udp: &Udp, transmit: &Transmit<'_>) -> Outcome {
+fn send(udp: &mut Udp, transmit: &Transmit<'_>) -> Outcome {
     let mut outcome = Outcome::default();
     let mut note = |contents: &[u8], datagrams: usize| {
         match send_patiently(udp, transmit, contents) {
@@ -105,7 +105,7 @@ fn send(udp: &Udp, transmit: &Transmit<'_>) -> Outcome {
 }
 
 /// Sends; a full socket buffer is waited for, but not for long.
-fn send_patiently(udp: &Udp, transmit: &Transmit<'_>, contents: &[u8]) -> io::Result<Sent> {
+fn send_patiently(udp: &mut Udp, transmit: &Transmit<'_>, contents: &[u8]) -> io::Result<Sent> {
     loop {
         match udp.send(&transmit.to, transmit.ecn, contents, transmit.segment_size) {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {

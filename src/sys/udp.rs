@@ -1,4 +1,4 @@
-//! The underlay: one UDP port on an IPv4 and an IPv6 socket.
+//! The underlay: one UDP port on an IPv4 and an IPv6 socket, and on some that are connected to a peer each.
 //!
 //! Datagrams are received and sent in batches, without allocation; each says which local address it came
 //! to, and answers leave from there (sticky source). The sockets send without DF: an outer packet may
@@ -16,8 +16,10 @@ use super::message::{Control, RawAddress};
 use crate::wireguard::{Ecn, Endpoint};
 
 mod adopt;
+mod connected;
 mod receive;
 
+use connected::Connected;
 pub use receive::{ReceiveBatch, Received};
 
 /// Bytes asked for each socket buffer; the kernel doubles it for its bookkeeping.
@@ -33,7 +35,10 @@ const PORT_ATTEMPTS: usize = 16;
 /// How many pending socket errors one call reads away before it gives up.
 const PENDING_ERRORS: usize = 8;
 
-/// Which of the two sockets.
+/// How many sockets an underlay has at most: that of IPv4, that of IPv6, and those that are connected.
+pub const SOCKETS: usize = 2 + 2 * connected::PLACES;
+
+/// Of which family a socket is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Family {
     /// The IPv4 one.
@@ -80,6 +85,7 @@ pub enum Sent {
 pub struct Udp {
     v4: Option<OwnedFd>,
     v6: Option<OwnedFd>,
+    connected: Connected,
     port: u16,
 }
 
@@ -104,7 +110,7 @@ impl Udp {
 
     /// Opens no socket, but keeps a port in mind: nothing comes, and nothing can be sent.
     pub fn closed(port: u16) -> Self {
-        Self { v4: None, v6: None, port }
+        Self::of(None, None, port, 0)
     }
 
     /// Whether there is no socket.
@@ -123,7 +129,13 @@ impl Udp {
                 format!("UDP port {port}: this machine has neither IPv4 nor IPv6"),
             ));
         }
-        Ok(Self { v4, v6, port })
+        Ok(Self::of(v4, v6, port, fwmark))
+    }
+
+    fn of(v4: Option<OwnedFd>, v6: Option<OwnedFd>, port: u16, fwmark: u32) -> Self {
+        let families =
+            [v4.as_ref().map(|_| Family::V4), v6.as_ref().map(|_| Family::V6)].into_iter();
+        Self { connected: Connected::open(families.flatten(), fwmark), v4, v6, port }
     }
 
     /// The port that both sockets have, or are to have.
@@ -137,13 +149,24 @@ impl Udp {
     ///
     /// `PermissionDenied` without `CAP_NET_ADMIN`.
     pub fn set_fwmark(&self, fwmark: u32) -> io::Result<()> {
-        [&self.v4, &self.v6]
-            .into_iter()
-            .flatten()
-            .try_for_each(|socket| set_fwmark(socket.as_fd(), fwmark))
+        let shared = [&self.v4, &self.v6].into_iter().flatten();
+        shared.chain(self.connected.all()).try_for_each(|socket| set_fwmark(socket.as_fd(), fwmark))
     }
 
-    /// The socket of one family, for polling; none if the machine does not have that family.
+    /// Every socket that something may come to, for polling: those of IPv4 and of IPv6 first.
+    pub fn fds(&self) -> [Option<BorrowedFd<'_>>; SOCKETS] {
+        std::array::from_fn(|index| Some(self.at(index)?.as_fd()))
+    }
+
+    fn at(&self, index: usize) -> Option<&OwnedFd> {
+        match index {
+            0 => self.v4.as_ref(),
+            1 => self.v6.as_ref(),
+            _ => self.connected.bound(index - 2),
+        }
+    }
+
+    /// The socket of one family; none if the machine does not have that family.
     pub fn fd(&self, family: Family) -> Option<BorrowedFd<'_>> {
         self.socket(family).map(|socket| socket.as_fd())
     }
@@ -155,21 +178,21 @@ impl Udp {
         }
     }
 
-    /// Receives what waits, at most `most` times and as often as the batch has room, and says how often
+    /// Receives what waits at one of [`Udp::fds`], at most `most` times and as often as the batch has room, and says how often
     /// something was taken from the kernel: less than that means that no more waited. Each time is a
     /// datagram, or several of one sender that the kernel has joined. The batch forgets what it had.
     ///
     /// # Errors
     ///
-    /// `WouldBlock` when none waits or this family is not there.
-    pub fn recv(&self, family: Family, batch: &mut ReceiveBatch, most: usize) -> io::Result<usize> {
+    /// `WouldBlock` when none waits or this socket is not there.
+    pub fn recv(&self, index: usize, batch: &mut ReceiveBatch, most: usize) -> io::Result<usize> {
         batch.forget();
-        let Some(socket) = self.socket(family) else {
+        let Some(socket) = self.at(index) else {
             return Err(io::ErrorKind::WouldBlock.into());
         };
-        // The sockets are not connected and do not ask for IP_RECVERR, so the kernel keeps ICMP errors
-        // to itself (net/ipv4/udp.c, `__udp4_lib_err`). Should one be pending all the same, reading it
-        // clears it, and it says nothing about the datagrams that wait behind it.
+        // A socket that is not connected and does not ask for IP_RECVERR hears of no ICMP error (net/ipv4/udp.c,
+        // `__udp4_lib_err`). For the others one may be pending: reading it clears it, and it says nothing
+        // about the datagrams that wait behind it.
         let mut pending_errors = PENDING_ERRORS;
         loop {
             match batch.fill(socket.as_fd(), most) {
@@ -193,20 +216,31 @@ impl Udp {
     /// What the kernel says, see also [`refuses_segmentation`]; `Unsupported` when the endpoint's family
     /// is not there.
     pub fn send(
-        &self,
+        &mut self,
         to: &Endpoint,
         ecn: Ecn,
         contents: &[u8],
         segment_size: usize,
     ) -> io::Result<Sent> {
-        let Some(socket) = self.socket(Family::of(&to.address)) else {
+        let shared = if to.address.is_ipv4() { &self.v4 } else { &self.v6 };
+        let Some(shared) = shared.as_ref().map(|socket| socket.as_fd()) else {
             return Err(io::ErrorKind::Unsupported.into());
         };
-        match send_once(socket.as_fd(), to, ecn, contents, segment_size) {
+        if let Some(socket) = self.connected.socket(to, shared, self.port) {
+            match send_once(socket, true, to, ecn, contents, segment_size) {
+                Ok(()) => return Ok(Sent::AsAsked),
+                Err(error) if contents.len() <= segment_size && blames_source(&error) => {
+                    self.connected.forget(to);
+                }
+                // The shared socket says better what is wrong, if anything is.
+                Err(_) => {}
+            }
+        }
+        match send_once(shared, false, to, ecn, contents, segment_size) {
             Ok(()) => Ok(Sent::AsAsked),
             Err(error) if to.source.is_some() && blames_source(&error) => {
                 let to = Endpoint { source: None, ..*to };
-                send_once(socket.as_fd(), &to, ecn, contents, segment_size)
+                send_once(shared, false, &to, ecn, contents, segment_size)
                     .map(|()| Sent::WithoutSource)
             }
             Err(error) => Err(error),
@@ -235,6 +269,12 @@ fn open(family: Family, port: u16, fwmark: u32) -> io::Result<Option<OwnedFd>> {
 }
 
 fn open_raw(family: Family, port: u16, fwmark: u32) -> io::Result<OwnedFd> {
+    let socket = open_unbound(family, fwmark)?;
+    connected::bind(socket.as_fd(), family.any(port))?;
+    Ok(socket)
+}
+
+fn open_unbound(family: Family, fwmark: u32) -> io::Result<OwnedFd> {
     let domain = match family {
         Family::V4 => libc::AF_INET,
         Family::V6 => libc::AF_INET6,
@@ -246,9 +286,6 @@ fn open_raw(family: Family, port: u16, fwmark: u32) -> io::Result<OwnedFd> {
         set_option(socket.as_fd(), libc::IPPROTO_IPV6, libc::IPV6_V6ONLY, 1)?;
     }
     prepare(socket.as_fd(), family, fwmark)?;
-    let (address, length) = RawAddress::from_std(family.any(port));
-    // SAFETY: the address is initialised, and `length` bytes of it are readable.
-    checked(unsafe { libc::bind(socket.as_raw_fd(), (&raw const address).cast(), length) })?;
     Ok(socket)
 }
 
@@ -316,30 +353,36 @@ fn set_option(
     .map(|_| ())
 }
 
+/// Sends to an endpoint, to which the socket may be connected.
 fn send_once(
     socket: BorrowedFd<'_>,
+    is_connected: bool,
     to: &Endpoint,
     ecn: Ecn,
     contents: &[u8],
     segment_size: usize,
 ) -> io::Result<()> {
+    let is_ipv4 = to.address.is_ipv4();
     let (mut address, length) = RawAddress::from_std(to.address);
     let mut payload =
         libc::iovec { iov_base: contents.as_ptr().cast_mut().cast(), iov_len: contents.len() };
     let mut control = Control::empty();
     let mut message = empty_message();
-    message.msg_name = (&raw mut address).cast();
-    message.msg_namelen = length;
     message.msg_iov = &raw mut payload;
     message.msg_iovlen = 1;
-    if let Some(source) =
-        to.source.filter(|source| source.address.is_ipv4() == to.address.is_ipv4())
-    {
+    if !is_connected {
+        message.msg_name = (&raw mut address).cast();
+        message.msg_namelen = length;
+    }
+    // A socket that is connected has its source. Whether that is still there the kernel asks itself for IPv4,
+    // and for IPv6 only when it is named.
+    let source = to.source.filter(|source| source.address.is_ipv4() == is_ipv4);
+    if let Some(source) = source.filter(|_| !is_connected || !is_ipv4) {
         control.put_source(&source, &mut message);
     }
     // Most packets carry no mark, and no control message costs least.
     if ecn != Ecn::NotCapable {
-        control.put_ecn(ecn, to.address.is_ipv4(), &mut message);
+        control.put_ecn(ecn, is_ipv4, &mut message);
     }
     if contents.len() > segment_size {
         let segment_size = u16::try_from(segment_size).map_err(io::Error::other)?;

@@ -34,13 +34,13 @@ fn peer(address: &str) -> UdpSocket {
 /// Receives one datagram, which must come.
 fn receive(udp: &Udp, family: Family) -> (Endpoint, Vec<u8>) {
     let mut batch = ReceiveBatch::new(4, 2048);
-    eventually("a datagram", || udp.recv(family, &mut batch, 64).is_ok());
+    eventually("a datagram", || udp.recv(family as usize, &mut batch, 64).is_ok());
     let received = batch.received().next().unwrap();
     (received.from, received.datagrams().next().unwrap().to_vec())
 }
 
 /// Sends one datagram.
-fn send(udp: &Udp, to: &Endpoint, ecn: Ecn, datagram: &[u8]) -> io::Result<Sent> {
+fn send(udp: &mut Udp, to: &Endpoint, ecn: Ecn, datagram: &[u8]) -> io::Result<Sent> {
     udp.send(to, ecn, datagram, datagram.len())
 }
 
@@ -48,15 +48,15 @@ fn send(udp: &Udp, to: &Endpoint, ecn: Ecn, datagram: &[u8]) -> io::Result<Sent>
 fn a_mark_is_set_on_the_wire_and_read_from_it() {
     in_namespace(|| {
         underlay();
-        let (from, to) = (Udp::bind(0, 0).unwrap(), Udp::bind(0, 0).unwrap());
+        let (mut from, to) = (Udp::bind(0, 0).unwrap(), Udp::bind(0, 0).unwrap());
         for (family, server) in [(Family::V4, "192.0.2.2"), (Family::V6, "2001:db8::2")] {
             let server = SocketAddr::new(server.parse().unwrap(), to.port());
             for mark in [Ecn::NotCapable, Ecn::Capable0, Ecn::Capable1, Ecn::Congested] {
                 let mut batch = ReceiveBatch::new(1, 64);
                 // The first IPv6 datagrams may be lost while the link is coming up.
                 eventually(&format!("{family:?} {mark:?}"), || {
-                    let _ = send(&from, &Endpoint::from(server), mark, b"marked").unwrap();
-                    to.recv(family, &mut batch, 64).is_ok()
+                    let _ = send(&mut from, &Endpoint::from(server), mark, b"marked").unwrap();
+                    to.recv(family as usize, &mut batch, 64).is_ok()
                 });
                 let received = batch.received().next().map(|received| received.ecn);
                 assert_eq!(received, Some(mark), "{family:?}");
@@ -69,7 +69,7 @@ fn a_mark_is_set_on_the_wire_and_read_from_it() {
 fn answers_leave_from_the_address_that_was_asked_until_it_is_gone() {
     in_namespace(|| {
         underlay();
-        let udp = Udp::bind(0, 0).unwrap();
+        let mut udp = Udp::bind(0, 0).unwrap();
         let families = [
             (Family::V4, "192.0.2.1:0", "192.0.2.2", "192.0.2.2/24"),
             (Family::V6, "[2001:db8::1]:0", "2001:db8::2", "2001:db8::2/64"),
@@ -84,20 +84,160 @@ fn answers_leave_from_the_address_that_was_asked_until_it_is_gone() {
             assert_eq!(from.source.map(|source| source.address), Some(server.ip()));
 
             let mut buffer = [0; 64];
-            assert_eq!(send(&udp, &from, Ecn::NotCapable, b"answer").unwrap(), Sent::AsAsked);
+            assert_eq!(send(&mut udp, &from, Ecn::NotCapable, b"answer").unwrap(), Sent::AsAsked);
             let (length, answered_from) = client.recv_from(&mut buffer).unwrap();
             assert_eq!((&buffer[..length], answered_from), (&b"answer"[..], server));
 
             // The control: left to itself, the kernel takes the other address.
             let no_source = Endpoint::from(from.address);
-            assert_eq!(send(&udp, &no_source, Ecn::NotCapable, b"answer").unwrap(), Sent::AsAsked);
+            assert_eq!(
+                send(&mut udp, &no_source, Ecn::NotCapable, b"answer").unwrap(),
+                Sent::AsAsked
+            );
             let other = client.recv_from(&mut buffer).unwrap().1;
             assert_ne!(other, server);
 
             ip(&format!("address delete {prefix} dev under40"));
-            assert_eq!(send(&udp, &from, Ecn::NotCapable, b"answer").unwrap(), Sent::WithoutSource);
+            assert_eq!(
+                send(&mut udp, &from, Ecn::NotCapable, b"answer").unwrap(),
+                Sent::WithoutSource
+            );
             assert_eq!(client.recv_from(&mut buffer).unwrap().1, other);
         }
+    });
+}
+
+/// Sends to an endpoint until a socket is connected to it; says at which place.
+fn connected(udp: &mut Udp, to: &Endpoint) -> usize {
+    let before = udp.fds().iter().flatten().count();
+    for _ in 0..16 {
+        assert_eq!(send(udp, to, Ecn::NotCapable, b"gossip").unwrap(), Sent::AsAsked);
+    }
+    assert_eq!(udp.fds().iter().flatten().count(), before + 1);
+    udp.fds().iter().rposition(Option::is_some).unwrap()
+}
+
+#[test]
+fn whoever_is_sent_to_often_has_a_socket_and_everybody_else_is_heard_too() {
+    in_namespace(|| {
+        underlay();
+        let mut udp = Udp::bind(0, 0).unwrap();
+        let mut batch = ReceiveBatch::new(4, 2048);
+        let families = [
+            (Family::V4, "192.0.2.1:0", "192.0.2.2", "192.0.2.2/24"),
+            (Family::V6, "[2001:db8::1]:0", "2001:db8::2", "2001:db8::2/64"),
+        ];
+        for (family, client, server, prefix) in families {
+            let (client, other) = (peer(client), peer(client));
+            let server = SocketAddr::new(server.parse().unwrap(), udp.port());
+            client.send_to(b"question", server).unwrap();
+            let (from, _) = receive(&udp, family);
+            let index = connected(&mut udp, &from);
+            let mut buffer = [0; 64];
+            for _ in 0..16 {
+                assert_eq!(client.recv_from(&mut buffer).unwrap(), (6, server));
+            }
+            // More go by the socket, marked and several at once.
+            for mark in [Ecn::NotCapable, Ecn::Capable0] {
+                assert_eq!(udp.send(&from, mark, &[7; 30], 10).unwrap(), Sent::AsAsked);
+                for _ in 0..3 {
+                    assert_eq!(client.recv_from(&mut buffer).unwrap(), (10, server));
+                }
+            }
+            client.send_to(b"answer", server).unwrap();
+            eventually("the answer", || udp.recv(index, &mut batch, 4).is_ok());
+            let received = batch.received().next().unwrap();
+            assert_eq!(received.from, from);
+            assert_eq!(received.datagrams().next().unwrap(), b"answer");
+
+            other.send_to(b"stranger", server).unwrap();
+            let (stranger, datagram) = receive(&udp, family);
+            assert_eq!(
+                (stranger.address, &datagram[..]),
+                (other.local_addr().unwrap(), &b"stranger"[..])
+            );
+            assert_eq!(
+                send(&mut udp, &stranger, Ecn::NotCapable, b"to you").unwrap(),
+                Sent::AsAsked
+            );
+            assert_eq!(other.recv_from(&mut buffer).unwrap(), (6, server));
+
+            // The port is as taken as it was.
+            let taken = Udp::bind(udp.port(), 0).unwrap_err();
+            assert_eq!(taken.kind(), io::ErrorKind::AddrInUse);
+
+            ip(&format!("address delete {prefix} dev under40"));
+            assert_eq!(
+                send(&mut udp, &from, Ecn::NotCapable, b"answer").unwrap(),
+                Sent::WithoutSource
+            );
+            assert_ne!(client.recv_from(&mut buffer).unwrap().1, server);
+        }
+    });
+}
+
+#[test]
+fn a_peer_that_refuses_and_comes_back_is_sent_to_and_heard() {
+    in_namespace(|| {
+        underlay();
+        let mut udp = Udp::bind(0, 0).unwrap();
+        let mut batch = ReceiveBatch::new(4, 2048);
+        let client = peer("192.0.2.1:0");
+        let (address, server) = (client.local_addr().unwrap(), ("192.0.2.2", udp.port()));
+        client.send_to(b"question", server).unwrap();
+        let (from, _) = receive(&udp, Family::V4);
+        let index = connected(&mut udp, &from);
+        drop(client);
+        for _ in 0..5 {
+            // Each but the first finds the refusal of the one before.
+            assert_eq!(send(&mut udp, &from, Ecn::NotCapable, b"gossip").unwrap(), Sent::AsAsked);
+        }
+        let nothing = udp.recv(index, &mut batch, 4).unwrap_err();
+        assert_eq!(nothing.kind(), io::ErrorKind::WouldBlock);
+        let client = peer(&address.to_string());
+        assert_eq!(send(&mut udp, &from, Ecn::NotCapable, b"gossip").unwrap(), Sent::AsAsked);
+        assert_eq!(client.recv_from(&mut [0; 64]).unwrap().0, 6);
+        client.send_to(b"answer", server).unwrap();
+        eventually("the answer", || udp.recv(index, &mut batch, 4).is_ok());
+    });
+}
+
+#[test]
+fn a_peer_that_left_gives_its_place_to_another() {
+    in_namespace(|| {
+        let mut udp = Udp::bind(0, 0).unwrap();
+        let peers: Vec<UdpSocket> = (0..5).map(|_| peer("127.0.0.1:0")).collect();
+        let endpoints: Vec<Endpoint> = peers
+            .iter()
+            .map(|peer| {
+                peer.send_to(b"question", ("127.0.0.1", udp.port())).unwrap();
+                receive(&udp, Family::V4).0
+            })
+            .collect();
+        for endpoint in &endpoints[..4] {
+            connected(&mut udp, endpoint);
+        }
+        let bound = |udp: &Udp| udp.fds().iter().flatten().count();
+        let all = bound(&udp);
+        let mut batch = ReceiveBatch::new(4, 2048);
+        let mut comes_to = |udp: &Udp| {
+            peers[4].send_to(b"answer", ("127.0.0.1", udp.port())).unwrap();
+            let mut at = None;
+            eventually("the answer", || {
+                at = (0..udp.fds().len()).find(|at| udp.recv(*at, &mut batch, 4).is_ok());
+                at.is_some()
+            });
+            at
+        };
+        for _ in 0..4000 {
+            let _ = send(&mut udp, &endpoints[4], Ecn::NotCapable, b"gossip").unwrap();
+        }
+        assert_eq!(comes_to(&udp), Some(Family::V4 as usize), "the others may come back");
+        for _ in 0..4000 {
+            let _ = send(&mut udp, &endpoints[4], Ecn::NotCapable, b"gossip").unwrap();
+        }
+        assert!(comes_to(&udp) > Some(Family::V6 as usize));
+        assert_eq!(bound(&udp), all);
     });
 }
 
@@ -107,14 +247,14 @@ fn a_link_local_endpoint_keeps_its_scope_both_ways() {
         underlay();
         ip("address add fe80::aa/64 dev under40 nodad");
         let index = ip_json("link show dev under40")[0]["ifindex"].as_u64().unwrap() as u32;
-        let udp = Udp::bind(0, 0).unwrap();
+        let mut udp = Udp::bind(0, 0).unwrap();
         let client = peer(&format!("[fe80::aa%{index}]:0"));
         client.send_to(b"question", format!("[fe80::aa%{index}]:{}", udp.port())).unwrap();
         let (from, _) = receive(&udp, Family::V6);
         assert_eq!(from.address, client.local_addr().unwrap());
         let source = Source { address: "fe80::aa".parse().unwrap(), interface: index };
         assert_eq!(from.source, Some(source));
-        assert_eq!(send(&udp, &from, Ecn::NotCapable, b"answer").unwrap(), Sent::AsAsked);
+        assert_eq!(send(&mut udp, &from, Ecn::NotCapable, b"answer").unwrap(), Sent::AsAsked);
         assert_eq!(client.recv_from(&mut [0; 64]).unwrap().0, 6);
     });
 }
@@ -125,21 +265,21 @@ fn a_batch_takes_what_waits_and_leaves_out_what_was_cut() {
         let udp = Udp::bind(0, 0).unwrap();
         let mut batch = ReceiveBatch::new(4, 100);
         for family in [Family::V4, Family::V6] {
-            let nothing = udp.recv(family, &mut batch, 64).unwrap_err();
+            let nothing = udp.recv(family as usize, &mut batch, 64).unwrap_err();
             assert_eq!(nothing.kind(), io::ErrorKind::WouldBlock);
         }
         let client = peer("127.0.0.1:0");
         for length in [1, 100, 101, 0, 50] {
             client.send_to(&vec![7; length], ("127.0.0.1", udp.port())).unwrap();
         }
-        assert_eq!(udp.recv(Family::V4, &mut batch, 64).unwrap(), 4);
+        assert_eq!(udp.recv(Family::V4 as usize, &mut batch, 64).unwrap(), 4);
         let lengths: Vec<usize> =
             batch.received().flat_map(|received| received.datagrams().map(<[u8]>::len)).collect();
         assert_eq!(lengths, [1, 100, 0]);
         assert_eq!(batch.truncated(), 1);
-        assert_eq!(udp.recv(Family::V4, &mut batch, 64).unwrap(), 1);
+        assert_eq!(udp.recv(Family::V4 as usize, &mut batch, 64).unwrap(), 1);
         assert_eq!(batch.received().count(), 1);
-        udp.recv(Family::V4, &mut batch, 64).unwrap_err();
+        udp.recv(Family::V4 as usize, &mut batch, 64).unwrap_err();
         assert_eq!(batch.received().count(), 0, "old datagrams are not shown again");
         assert_eq!(batch.truncated(), 1);
     });
@@ -148,7 +288,7 @@ fn a_batch_takes_what_waits_and_leaves_out_what_was_cut() {
 #[test]
 fn several_datagrams_leave_and_come_with_one_system_call_each() {
     in_namespace(|| {
-        let (from, to) = (Udp::bind(0, 0).unwrap(), Udp::bind(0, 0).unwrap());
+        let (mut from, to) = (Udp::bind(0, 0).unwrap(), Udp::bind(0, 0).unwrap());
         let mut batch = ReceiveBatch::new(4, 65_536);
         for address in ["127.0.0.1", "::1"] {
             let server = SocketAddr::new(address.parse().unwrap(), to.port());
@@ -157,7 +297,7 @@ fn several_datagrams_leave_and_come_with_one_system_call_each() {
                 let sent = from.send(&Endpoint::from(server), mark, &contents, 1000).unwrap();
                 assert_eq!(sent, Sent::AsAsked);
                 let family = Family::of(&server);
-                eventually("datagrams", || to.recv(family, &mut batch, 1).is_ok());
+                eventually("datagrams", || to.recv(family as usize, &mut batch, 1).is_ok());
                 let received: Vec<_> = batch.received().collect();
                 assert_eq!(received.len(), 1, "{address}: joined by the kernel");
                 assert_eq!((received[0].from.address.port(), received[0].ecn), (from.port(), mark));
@@ -173,11 +313,11 @@ fn several_datagrams_that_are_larger_than_the_path_are_refused_as_several() {
         let tun = Tun::create("hush42").unwrap();
         ip("address add 192.0.2.1/24 dev hush42");
         ip("link set hush42 mtu 1000 up");
-        let udp = Udp::bind(0, 0).unwrap();
+        let mut udp = Udp::bind(0, 0).unwrap();
         let to = Endpoint::from("192.0.2.9:51820".parse::<SocketAddr>().unwrap());
         let refused = udp.send(&to, Ecn::NotCapable, &[7; 2400], 1200).unwrap_err();
         assert!(refuses_segmentation(&refused), "{refused:?}");
-        assert_eq!(send(&udp, &to, Ecn::NotCapable, &[7; 1200]).unwrap(), Sent::AsAsked);
+        assert_eq!(send(&mut udp, &to, Ecn::NotCapable, &[7; 1200]).unwrap(), Sent::AsAsked);
         drop(tun);
     });
 }
@@ -185,10 +325,10 @@ fn several_datagrams_that_are_larger_than_the_path_are_refused_as_several() {
 #[test]
 fn a_peer_that_is_not_there_stops_nothing() {
     in_namespace(|| {
-        let udp = Udp::bind(0, 0).unwrap();
+        let mut udp = Udp::bind(0, 0).unwrap();
         let gone = peer("127.0.0.1:0").local_addr().unwrap();
         for _ in 0..3 {
-            let _ = send(&udp, &Endpoint::from(gone), Ecn::NotCapable, b"anybody?").unwrap();
+            let _ = send(&mut udp, &Endpoint::from(gone), Ecn::NotCapable, b"anybody?").unwrap();
         }
         let client = peer("127.0.0.1:0");
         client.send_to(b"here", ("127.0.0.1", udp.port())).unwrap();
@@ -202,10 +342,10 @@ fn an_outer_packet_may_be_cut_on_its_way() {
         let tun = Tun::create("hush41").unwrap();
         ip("address add 192.0.2.1/24 dev hush41");
         ip("link set hush41 mtu 1000 up");
-        let udp = Udp::bind(0, 0).unwrap();
+        let mut udp = Udp::bind(0, 0).unwrap();
         let to = Endpoint::from("192.0.2.9:51820".parse::<SocketAddr>().unwrap());
-        assert_eq!(send(&udp, &to, Ecn::NotCapable, &[7; 1400]).unwrap(), Sent::AsAsked);
-        assert_eq!(send(&udp, &to, Ecn::NotCapable, &[7; 100]).unwrap(), Sent::AsAsked);
+        assert_eq!(send(&mut udp, &to, Ecn::NotCapable, &[7; 1400]).unwrap(), Sent::AsAsked);
+        assert_eq!(send(&mut udp, &to, Ecn::NotCapable, &[7; 100]).unwrap(), Sent::AsAsked);
         let mut fragments = Vec::new();
         let mut buffer = [0; 2048];
         while let Ok((_, length)) = tun.recv(&mut buffer) {

@@ -210,9 +210,9 @@ pub(super) fn control_plane(helper: Option<u32>, follows: bool) -> Filter {
     filter
 }
 
-/// Packets: what is open is read and written.
+/// Packets: what is open is read and written; a UDP socket is connected to a peer that stays where it is.
 pub(super) fn packet_loop() -> Filter {
-    let more = [libc::SYS_bind, libc::SYS_setsockopt, libc::SYS_fcntl];
+    let more = [libc::SYS_bind, libc::SYS_connect, libc::SYS_setsockopt, libc::SYS_fcntl];
     let filter = Filter::new().allow(DAILY).allow(&more);
     allow_data(allow_udp(allow_end(filter)))
 }

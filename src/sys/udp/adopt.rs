@@ -45,7 +45,7 @@ impl Udp {
             Some(socket) => Ok(Some(socket)),
             None => open(family, port, fwmark),
         };
-        Ok(Self { v4: or_open(v4, Family::V4)?, v6: or_open(v6, Family::V6)?, port })
+        Ok(Self::of(or_open(v4, Family::V4)?, or_open(v6, Family::V6)?, port, fwmark))
     }
 }
 
