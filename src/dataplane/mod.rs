@@ -51,8 +51,9 @@ const BATCH: usize = 64;
 const BATCH_BYTES: usize = 64 * 1024;
 /// What the device holds is sent on when it has come to so much, before more is taken.
 const DRAIN_BYTES: usize = 16 * 1024;
-/// How often one system call receives something, each time up to 64 KiB of joined datagrams.
-const RECEIVE_BATCH: usize = 4;
+/// How often one system call receives something, each time up to 64 KiB of joined datagrams. Of
+/// four times, most had left the processor's nearer cache before they were opened.
+const RECEIVE_BATCH: usize = 2;
 /// The largest datagram or packet that there is, with room for a header before and padding behind it.
 const BUFFER: usize = tun::HEADROOM + 65_536 + 16;
 /// Should waiting fail, it is tried again after this time.
