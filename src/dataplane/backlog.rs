@@ -16,9 +16,9 @@ use crate::sys::tun::HEADROOM;
 /// How long a packet may wait while others wait behind it. A TCP stream fills whatever there is, and then its
 /// receiver's socket as well; when its packets waited for longer than this it is told to slow down. What a
 /// machine seals in that time is what a stream needs for its full speed: with bytes for a bound instead, a
-/// machine half as fast had twice the delay. Of a packet or two that waited long, it was the loop that waited
-/// for its processor.
+/// machine half as fast had twice the delay.
 const ENOUGH_WAIT: Duration = Duration::from_millis(1);
+/// With fewer bytes than two large packets behind it, it was the loop that waited for its processor.
 const FEW_BYTES: usize = 128 * 1024;
 /// How often it is told: a sender takes a round trip to slow down, and slows down once for all that it is
 /// told in one.

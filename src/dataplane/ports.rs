@@ -107,7 +107,12 @@ fn send(udp: &mut Udp, transmit: &Transmit<'_>) -> Outcome {
 /// Sends; a full socket buffer is waited for, but not for long.
 fn send_patiently(udp: &mut Udp, transmit: &Transmit<'_>, contents: &[u8]) -> io::Result<Sent> {
     loop {
-        match udp.send(&transmit.to, transmit.ecn, contents, transmit.segment_size) {
+        let Transmit { to, ecn, segment_size, .. } = transmit;
+        let result = match transmit.peer {
+            Some(_) => udp.send(to, *ecn, contents, *segment_size),
+            None => udp.send_shared(to, *ecn, contents, *segment_size),
+        };
+        match result {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                 let family = Family::of(&transmit.to.address);
                 let Some(fd) = udp.fd(family) else { return Err(error) };

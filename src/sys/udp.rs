@@ -178,9 +178,9 @@ impl Udp {
         }
     }
 
-    /// Receives what waits at one of [`Udp::fds`], at most `most` times and as often as the batch has room, and says how often
-    /// something was taken from the kernel: less than that means that no more waited. Each time is a
-    /// datagram, or several of one sender that the kernel has joined. The batch forgets what it had.
+    /// Receives what waits at one of [`Udp::fds`], at most `most` times and as often as the batch has room,
+    /// and says how often something was taken from the kernel: less than that means that no more waited. Each
+    /// time is a datagram, or several of one sender that the kernel has joined. The batch forgets what it had.
     ///
     /// # Errors
     ///
@@ -223,10 +223,9 @@ impl Udp {
         segment_size: usize,
     ) -> io::Result<Sent> {
         let shared = if to.address.is_ipv4() { &self.v4 } else { &self.v6 };
-        let Some(shared) = shared.as_ref().map(|socket| socket.as_fd()) else {
-            return Err(io::ErrorKind::Unsupported.into());
-        };
-        if let Some(socket) = self.connected.socket(to, shared, self.port) {
+        if let Some(shared) = shared
+            && let Some(socket) = self.connected.socket(to, shared.as_fd(), self.port)
+        {
             match send_once(socket, true, to, ecn, contents, segment_size) {
                 Ok(()) => return Ok(Sent::AsAsked),
                 Err(error) if contents.len() <= segment_size && blames_source(&error) => {
@@ -236,6 +235,24 @@ impl Udp {
                 Err(_) => {}
             }
         }
+        self.send_shared(to, ecn, contents, segment_size)
+    }
+
+    /// The same, never by a connected socket: for strangers, of whom none is to get one.
+    ///
+    /// # Errors
+    ///
+    /// As [`Udp::send`].
+    pub fn send_shared(
+        &self,
+        to: &Endpoint,
+        ecn: Ecn,
+        contents: &[u8],
+        segment_size: usize,
+    ) -> io::Result<Sent> {
+        let Some(shared) = self.fd(Family::of(&to.address)) else {
+            return Err(io::ErrorKind::Unsupported.into());
+        };
         match send_once(shared, false, to, ecn, contents, segment_size) {
             Ok(()) => Ok(Sent::AsAsked),
             Err(error) if to.source.is_some() && blames_source(&error) => {

@@ -162,6 +162,13 @@ fn whoever_is_sent_to_often_has_a_socket_and_everybody_else_is_heard_too() {
             );
             assert_eq!(other.recv_from(&mut buffer).unwrap(), (6, server));
 
+            // A stranger gets no socket, however often it is answered.
+            let sockets = udp.fds().iter().flatten().count();
+            for _ in 0..32 {
+                let _ = udp.send_shared(&stranger, Ecn::NotCapable, b"cookie", 6).unwrap();
+            }
+            assert_eq!(udp.fds().iter().flatten().count(), sockets);
+
             // The port is as taken as it was.
             let taken = Udp::bind(udp.port(), 0).unwrap_err();
             assert_eq!(taken.kind(), io::ErrorKind::AddrInUse);
