@@ -8,14 +8,13 @@ use std::io;
 use std::os::fd::RawFd;
 
 use tokio::io::unix::AsyncFd;
-use tokio::signal::unix::{Signal, SignalKind};
 use tokio::sync::mpsc;
 use tracing::{error, info};
 
 use super::clock::Clock;
 use super::error::Error;
 use super::follow::{Follower, Seen};
-use super::{block_on, control, hear, keeper, new_device, report, rights};
+use super::{Signals, block_on, control, keeper, new_device, report, rights};
 use crate::dataplane::{self, Handle, Notice, View};
 use crate::status::RightsStatus;
 use crate::sys::inherit;
@@ -52,6 +51,8 @@ pub fn run_bare(bare: &Bare, ready: impl FnOnce()) -> Result<(), Error> {
         adopt("WG_UAPI_FD", bare.control, |fd| inherit::take(fd).and_then(inherit::listener))?;
     let name = tun.as_ref().map_or(bare.name.as_str(), Tun::name).to_owned();
     block_on(async {
+        // Before the socket and the interface are made, which a signal is to leave nothing of.
+        let signals = Signals::hear()?;
         let listener = match socket {
             Some(socket) => {
                 Listener::adopt(socket).map_err(|error| Error::Adopt("WG_UAPI_FD", error))?
@@ -68,7 +69,7 @@ pub fn run_bare(bare: &Bare, ready: impl FnOnce()) -> Result<(), Error> {
         };
         // No thread runs yet, and nobody was listened to.
         let rights = rights::bare(listener.name().map(SocketName::path))?;
-        let (device, inputs) = BareDevice::start(name, listener, tun, rights)?;
+        let (device, inputs) = BareDevice::start(name, listener, tun, rights, signals)?;
         ready();
         device.run(inputs).await
     })
@@ -86,9 +87,7 @@ struct Inputs {
     notices: mpsc::UnboundedReceiver<Notice>,
     calls: mpsc::Receiver<Call>,
     socket: SocketWatch,
-    terminate: Signal,
-    interrupt: Signal,
-    hangup: Signal,
+    signals: Signals,
 }
 
 struct BareDevice {
@@ -108,13 +107,9 @@ impl BareDevice {
         listener: Listener,
         tun: Tun,
         rights: Confinement,
+        signals: Signals,
     ) -> Result<(Self, Inputs), Error> {
         let clock = Clock::start();
-        let (terminate, interrupt, hangup) = (
-            hear(SignalKind::terminate())?,
-            hear(SignalKind::interrupt())?,
-            hear(SignalKind::hangup())?,
-        );
         let follower = Follower::new(&tun).map_err(|error| Error::Start("netlink", error))?;
         let socket = SocketWatch::new(&listener).map_err(|error| Error::Start("inotify", error))?;
         let (notify, notices) = mpsc::unbounded_channel();
@@ -126,7 +121,7 @@ impl BareDevice {
         tokio::spawn(listener.serve(call));
         info!(interface = name, "device made");
         let device = Self { name, plane, follower, rights, clock, up: false, mtu: 0 };
-        Ok((device, Inputs { notices, calls, socket, terminate, interrupt, hangup }))
+        Ok((device, Inputs { notices, calls, socket, signals }))
     }
 
     async fn run(mut self, mut inputs: Inputs) -> Result<(), Error> {
@@ -141,9 +136,9 @@ impl BareDevice {
             }
             seen = Seen::Same;
             tokio::select! {
-                _ = inputs.terminate.recv() => break "SIGTERM",
-                _ = inputs.interrupt.recv() => break "SIGINT",
-                _ = inputs.hangup.recv() => break "SIGHUP",
+                _ = inputs.signals.terminate.recv() => break "SIGTERM",
+                _ = inputs.signals.interrupt.recv() => break "SIGINT",
+                _ = inputs.signals.hangup.recv() => break "SIGHUP",
                 () = inputs.socket.removed() => break "the control socket was removed",
                 () = self.follower.changed() => seen = self.follower.look(),
                 Some(call) = inputs.calls.recv() => self.answer(call).await,

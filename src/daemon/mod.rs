@@ -116,9 +116,7 @@ struct Inputs {
     carrier: Carrier,
     ways: Ways,
     guarding: Guarding,
-    terminate: Signal,
-    interrupt: Signal,
-    reload: Signal,
+    signals: Signals,
 }
 
 struct Daemon {
@@ -157,11 +155,7 @@ impl Daemon {
         mut service: Service,
     ) -> Result<(Self, Inputs), Error> {
         let clock = Clock::start();
-        let (terminate, interrupt, reload) = (
-            hear(SignalKind::terminate())?,
-            hear(SignalKind::interrupt())?,
-            hear(SignalKind::hangup())?,
-        );
+        let signals = Signals::hear()?;
         // The control socket first: it tells another daemon of this interface apart from a left-over.
         let listener = control::bind(&config.interface.name).await?;
         let udp = underlay(&mut service, &config).await?;
@@ -266,29 +260,16 @@ impl Daemon {
             }
         );
         let (carrier, ways) = (Carrier::watch(), Ways::watch());
-        Ok((
-            daemon,
-            Inputs {
-                notices,
-                calls,
-                resolved,
-                carrier,
-                ways,
-                guarding,
-                terminate,
-                interrupt,
-                reload,
-            },
-        ))
+        Ok((daemon, Inputs { notices, calls, resolved, carrier, ways, guarding, signals }))
     }
 
     async fn run(mut self, mut inputs: Inputs) -> Result<(), Error> {
         loop {
             self.service.status(report::line(&self));
             tokio::select! {
-                _ = inputs.terminate.recv() => break,
-                _ = inputs.interrupt.recv() => break,
-                _ = inputs.reload.recv() => {
+                _ = inputs.signals.terminate.recv() => break,
+                _ = inputs.signals.interrupt.recv() => break,
+                _ = inputs.signals.hangup.recv() => {
                     self.reload(Reload::default()).await;
                 }
                 Some(call) = inputs.calls.recv() => self.answer(call).await,
@@ -443,8 +424,22 @@ async fn bind_underlay(port: u16, fwmark: u32) -> Result<Udp, Error> {
     }
 }
 
-fn hear(kind: SignalKind) -> Result<Signal, Error> {
-    signal(kind).map_err(|error| Error::Start("signal handling", error))
+/// The signals that a life is told by. They end the process until they are heard.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+    hangup: Signal,
+}
+
+impl Signals {
+    fn hear() -> Result<Self, Error> {
+        let hear = |kind| signal(kind).map_err(|error| Error::Start("signal handling", error));
+        Ok(Self {
+            terminate: hear(SignalKind::terminate())?,
+            interrupt: hear(SignalKind::interrupt())?,
+            hangup: hear(SignalKind::hangup())?,
+        })
+    }
 }
 
 fn new_device() -> Result<Device, Error> {

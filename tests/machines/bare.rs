@@ -9,6 +9,7 @@
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixListener;
+use std::path::Path;
 use std::process::Stdio;
 use std::time::Instant;
 
@@ -164,6 +165,22 @@ fn stays_in_the_foreground_when_told_and_ends_by_signal() {
         assert!(status.success(), "{status}: {}", process.log());
         assert_eq!(machine.run("ls", &["/run/wireguard"]), "");
         assert!(!machine.has_interface("wg0"));
+    }
+}
+
+#[test]
+fn a_signal_during_the_start_leaves_nothing() {
+    let machine = Machine::new("machine");
+    let socket = format!("/proc/{}/root{SOCKET}", machine.pid());
+    for _ in 0..20 {
+        let mut process = machine.start(HUSHWIRE, &["-f", "wg0"]);
+        // No pause: the socket is the first thing that it makes, and the interface the next.
+        while !Path::new(&socket).exists() {
+            assert!(process.ended().is_none(), "{}", process.log());
+        }
+        let (status, _) = process.terminate(seconds(3));
+        assert!(status.success(), "{status}: {}", process.log());
+        assert!(!Path::new(&socket).exists() && !machine.has_interface("wg0"));
     }
 }
 
