@@ -1,10 +1,13 @@
 //! Opened packets of one flow become one write to the TUN: what GRO does in the kernel
 //! (net/ipv4/tcp_offload.c, net/ipv4/udp_offload.c), for a batch that is there as a whole.
 //!
-//! [`Coalescer::plan`] sees the packets where they were opened and moves none of them: it patches the
-//! headers of the first of each group and tells which ranges to hand to `writev`. A group is written
-//! where its first packet stood, and a packet joins only the latest group of its flow: so no packet
-//! overtakes another one of its flow.
+//! Each packet is opened at a place that the [`Coalescer`] gives. Where the packet before may have a
+//! successor, that place begins before its end: by so many bytes as there are headers, which are kept
+//! aside meanwhile. Once the headers were read and are found to go on there, the bytes that they covered
+//! come back, and the payload of the flow lies in one piece without a copy. A packet that does not go on
+//! there is moved behind. So a group is a few ranges of the memory, for `writev`, under the patched
+//! headers of its first packet. It is written where that stood, and a packet joins only the latest group
+//! of its flow: so no packet overtakes another one of its flow.
 
 use std::ops::Range;
 
@@ -21,29 +24,62 @@ const MAX_LEN: usize = 65_535;
 const MAX_DATAGRAMS: usize = 64;
 /// Parts of one write. The kernel takes more (UIO_MAXIOV), but at the usual size 48 fill a packet.
 const MAX_PARTS: usize = 64;
+/// The headers of what is joined: of IPv6, and of TCP with all its options.
+const MAX_HEADERS: usize = 40 + 60;
 
-/// One write to the TUN.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Group<'a> {
-    /// What to write first: all zero for a lone packet.
+/// One packet for the overlay, or a large one that several were joined to: one write to the TUN.
+#[derive(Clone, Copy, Debug)]
+pub struct Joined<'a> {
+    /// Says how the kernel is to take it apart: all zero for a lone packet.
     pub header: VnetHeader,
-    /// What to write after it, as ranges of the buffer: one a packet, the first with its headers.
-    pub parts: &'a [Range<usize>],
+    packets: usize,
+    bytes: &'a [u8],
+    parts: &'a [Range<usize>],
 }
 
-/// Plans the writes of one batch after the other in the same memory.
+impl<'a> Joined<'a> {
+    /// How many packets it is.
+    pub fn packets(&self) -> usize {
+        self.packets
+    }
+
+    /// Its bytes, from the IP header on: these parts, one behind the other.
+    pub fn parts(&self) -> impl ExactSizeIterator<Item = &'a [u8]> + use<'a> {
+        let bytes = self.bytes;
+        self.parts.iter().map(|part| bytes.get(part.clone()).unwrap_or_default())
+    }
+}
+
+/// Joins the packets of one batch after the other in the same memory.
 #[derive(Debug)]
 pub struct Coalescer {
     offload: Offload,
-    packets: Vec<Packet>,
+    bytes: Vec<u8>,
+    /// Where the packets end that were pushed.
+    end: usize,
+    covered: Covered,
+    /// Whether the last packet that was expected to go on where the one before ends did so.
+    in_train: bool,
+    /// The first of the batch was not read: there may be no second one.
+    first_unread: bool,
+    taken: Vec<Taken>,
     plans: Vec<Plan>,
     parts: Vec<Range<usize>>,
     table: Table,
+    /// The next group to be written, once they are planned.
+    next: Option<usize>,
 }
 
-/// A packet, or what of it goes into the write.
+/// What stood before the end, where the place given last begins.
 #[derive(Debug)]
-struct Packet {
+struct Covered {
+    bytes: [u8; MAX_HEADERS],
+    len: usize,
+}
+
+/// A packet or several in one piece, or what of them goes into the write.
+#[derive(Debug)]
+struct Taken {
     range: Range<usize>,
     plan: usize,
 }
@@ -51,8 +87,19 @@ struct Packet {
 impl Coalescer {
     /// Joins what this offload allows.
     pub fn new(offload: Offload) -> Self {
-        let table = Table::new();
-        Self { offload, packets: Vec::new(), plans: Vec::new(), parts: Vec::new(), table }
+        Self {
+            offload,
+            bytes: Vec::new(),
+            end: 0,
+            covered: Covered { bytes: [0; MAX_HEADERS], len: 0 },
+            in_train: true,
+            first_unread: false,
+            taken: Vec::new(),
+            plans: Vec::new(),
+            parts: Vec::new(),
+            table: Table::new(),
+            next: None,
+        }
     }
 
     /// Joins what another offload allows from now on.
@@ -60,96 +107,202 @@ impl Coalescer {
         self.offload = offload;
     }
 
-    /// Groups the packets, given as ranges of the buffer in their order, and patches the headers of
-    /// those that others join. Forgets the batch before.
+    /// Room for one more packet; it counts once [`Coalescer::push`] is called, and is given again if not.
+    pub fn place(&mut self, len: usize) -> &mut [u8] {
+        self.uncover();
+        self.cover();
+        let begin = self.end - self.covered.len;
+        // It may have to be moved behind the one before.
+        let most = self.end + len;
+        if self.bytes.len() < most {
+            self.bytes.resize(most, 0);
+        }
+        self.bytes.get_mut(begin..begin + len).unwrap_or_default()
+    }
+
+    /// Takes the packet in the first `len` bytes of the place given last. All that is planned is read by
+    /// [`Coalescer::poll`] before another one is pushed.
     ///
-    /// Their own checksums are not looked at when they are joined: Poly1305 has just shown that they are
-    /// as the peer sent them, and the kernel's WireGuard marks them as checked for the same reason
+    /// Its checksum is not looked at when it is joined: Poly1305 has just shown that it is as the peer
+    /// sent it, and the kernel's WireGuard marks packets as checked for the same reason
     /// (wg_packet_consume_data_done() in drivers/net/wireguard/receive.c). A lone packet goes as it is,
     /// and the kernel verifies it.
-    pub fn plan(&mut self, buffer: &mut [u8], packets: impl IntoIterator<Item = Range<usize>>) {
-        self.packets.clear();
+    pub fn push(&mut self, len: usize) {
+        let begin = self.end - self.covered.len;
+        let packet = begin..begin + len;
+        if self.take(packet.clone()) {
+            self.uncover();
+            self.end = packet.end;
+        } else {
+            if self.covered.len > 0 {
+                self.in_train = false;
+                self.bytes.copy_within(packet, self.end);
+                self.uncover();
+            }
+            self.end += len;
+        }
+    }
+
+    /// The next write; `None` after the last one, and the memory is used again.
+    pub fn poll(&mut self) -> Option<Joined<'_>> {
+        let next = match self.next {
+            Some(next) => next,
+            None => {
+                self.plan();
+                0
+            }
+        };
+        let Some(plan) = self.plans.get(next) else {
+            self.clear();
+            return None;
+        };
+        self.next = Some(next + 1);
+        let parts = plan.next_part - plan.parts..plan.next_part;
+        Some(Joined {
+            header: plan.header,
+            packets: plan.packets,
+            bytes: &self.bytes,
+            parts: self.parts.get(parts).unwrap_or_default(),
+        })
+    }
+
+    fn clear(&mut self) {
+        self.end = 0;
+        self.taken.clear();
         self.plans.clear();
-        self.parts.clear();
-        let mut packets = packets.into_iter();
-        let Some(first) = packets.next() else { return };
-        let Some(second) = packets.next() else {
-            self.plans.push(Plan { next_part: 1, ..Plan::lone() });
-            self.parts.push(first);
+        self.table.clear();
+        self.next = None;
+    }
+
+    /// Keeps aside what the headers of the next packet may cover.
+    fn cover(&mut self) {
+        let len = self.expected_headers();
+        let before = self.end.saturating_sub(len)..self.end;
+        if let (Some(kept), Some(before)) =
+            (self.covered.bytes.get_mut(..len), self.bytes.get(before))
+        {
+            kept.copy_from_slice(before);
+            self.covered.len = len;
+        }
+    }
+
+    /// Puts back what was covered.
+    fn uncover(&mut self) {
+        let len = std::mem::take(&mut self.covered.len);
+        if let (Some(kept), Some(before)) =
+            (self.covered.bytes.get(..len), self.bytes.get_mut(self.end - len..self.end))
+        {
+            before.copy_from_slice(kept);
+        }
+    }
+
+    /// How many bytes of headers the next packet has if it goes on where the last one ends; 0 if it is not
+    /// likely to. The payload of the last one has as many: its own headers are not covered.
+    fn expected_headers(&mut self) -> usize {
+        self.read_first();
+        let last = self.taken.last().and_then(|last| self.plans.get(last.plan));
+        last.filter(|plan| self.in_train && plan.is_open && plan.size >= plan.headers)
+            .map_or(0, |plan| plan.headers)
+    }
+
+    /// Reads the first packet, now that a second one comes.
+    fn read_first(&mut self) {
+        if !std::mem::take(&mut self.first_unread) {
+            return;
+        }
+        let (Some(first), Some(plan)) = (self.taken.first(), self.plans.first_mut()) else {
             return;
         };
-        self.table.clear();
-        for range in [first, second].into_iter().chain(packets) {
-            self.take(buffer, range);
-        }
-        self.lay_out();
-        for plan in self.plans.iter_mut().filter(|plan| plan.packets > 1) {
-            plan.header = plan.patch(buffer).unwrap_or_default();
+        let packet = self.bytes.get(first.range.clone()).unwrap_or_default();
+        if let Class::Segment(segment) = classify(self.offload, packet) {
+            *plan = Plan::of(&segment, first.range.start);
+            let (slot, _) = self.table.find(&segment.flow, &[]);
+            self.table.put(slot, 0);
         }
     }
 
-    /// The writes that were planned, in their order.
-    pub fn groups(&self) -> impl Iterator<Item = Group<'_>> {
-        (0..).map_while(|index| self.group(index))
-    }
-
-    /// One of the writes that were planned, from 0 on in their order.
-    pub fn group(&self, index: usize) -> Option<Group<'_>> {
-        let plan = self.plans.get(index)?;
-        let parts = self.parts.get(plan.next_part.checked_sub(plan.packets)?..plan.next_part)?;
-        Some(Group { header: plan.header, parts })
-    }
-
-    /// Finds the group of the next packet.
-    fn take(&mut self, buffer: &[u8], range: Range<usize>) {
-        let packet = buffer.get(range.clone()).unwrap_or_default();
-        let class = match self.offload {
-            Offload::None => Class::Aside,
-            offload => Class::of(packet, offload == Offload::TcpAndUdp),
+    /// Finds the group of the next packet. Whether it goes on where the last one ends; if not it is
+    /// to stand behind that.
+    fn take(&mut self, lies: Range<usize>) -> bool {
+        let packet = self.bytes.get(lies.clone()).unwrap_or_default();
+        let covered = self.covered.len;
+        let stands = lies.start + covered..lies.end + covered;
+        let Some(last) = self.taken.last_mut() else {
+            self.first_unread = self.offload != Offload::None;
+            self.begin(Plan::lone(), stands);
+            return false;
         };
-        let segment = match class {
+        let segment = match classify(self.offload, packet) {
             Class::Segment(segment) => segment,
             class => {
                 if class == Class::Barrier {
                     self.table.clear();
                 }
-                return self.begin(Plan::lone(), range);
+                self.begin(Plan::lone(), stands);
+                return false;
             }
         };
-        let (slot, plan) = self.table.find(&segment.flow, &self.plans);
-        if let Some(index) = plan
+        let last_of_flow = match self.plans.get(last.plan) {
+            Some(plan) if plan.flow == segment.flow => Some(last.plan),
+            _ => self.table.find(&segment.flow, &self.plans).1,
+        };
+        if let Some(index) = last_of_flow
             && let Some(plan) = self.plans.get_mut(index)
-            && plan.join(&segment, packet, buffer)
         {
-            let range = range.start + segment.headers..range.end;
-            return self.packets.push(Packet { range, plan: index });
+            let goes_on = index == last.plan && covered == segment.headers;
+            let has_part = goes_on || plan.parts < MAX_PARTS;
+            if has_part && plan.join(&segment, packet, &self.bytes) {
+                self.in_train |= index == last.plan;
+                if goes_on {
+                    last.range.end = lies.end;
+                } else {
+                    plan.parts += 1;
+                    let range = stands.start + segment.headers..stands.end;
+                    self.taken.push(Taken { range, plan: index });
+                }
+                return goes_on;
+            }
         }
         // What cannot be joined ends what went before: its flow goes on here.
+        let (slot, _) = self.table.find(&segment.flow, &self.plans);
         self.table.put(slot, self.plans.len());
-        self.begin(Plan::of(&segment, range.start), range);
+        self.begin(Plan::of(&segment, stands.start), stands);
+        false
     }
 
     fn begin(&mut self, plan: Plan, range: Range<usize>) {
-        self.packets.push(Packet { range, plan: self.plans.len() });
+        self.taken.push(Taken { range, plan: self.plans.len() });
         self.plans.push(plan);
     }
 
-    /// Brings the parts of each group together, in the order in which the groups began.
-    fn lay_out(&mut self) {
+    /// Brings the parts of each group together, in the order in which the groups began, and patches the
+    /// headers of those that are several packets.
+    fn plan(&mut self) {
+        self.uncover();
         let mut begin = 0;
         for plan in &mut self.plans {
             plan.next_part = begin;
-            begin += plan.packets;
+            begin += plan.parts;
         }
         self.parts.resize(begin, 0..0);
-        for packet in self.packets.drain(..) {
-            if let Some(plan) = self.plans.get_mut(packet.plan)
+        for taken in self.taken.drain(..) {
+            if let Some(plan) = self.plans.get_mut(taken.plan)
                 && let Some(part) = self.parts.get_mut(plan.next_part)
             {
-                *part = packet.range;
+                *part = taken.range;
                 plan.next_part += 1;
             }
         }
+        for plan in self.plans.iter_mut().filter(|plan| plan.packets > 1) {
+            plan.header = plan.patch(&mut self.bytes).unwrap_or_default();
+        }
+    }
+}
+
+fn classify(offload: Offload, packet: &[u8]) -> Class {
+    match offload {
+        Offload::None => Class::Aside,
+        offload => Class::of(packet, offload == Offload::TcpAndUdp),
     }
 }
 
@@ -158,6 +311,8 @@ impl Coalescer {
 struct Plan {
     header: VnetHeader,
     packets: usize,
+    /// Of the write: fewer than packets where several lie in one piece.
+    parts: usize,
     /// Where the next range goes while the parts are laid out.
     next_part: usize,
     flow: Flow,
@@ -191,7 +346,7 @@ enum Ids {
 impl Plan {
     /// A packet that no other joins.
     fn lone() -> Self {
-        Self { packets: 1, ..Self::default() }
+        Self { packets: 1, parts: 1, ..Self::default() }
     }
 
     fn of(segment: &Segment, begin: usize) -> Self {
@@ -218,7 +373,7 @@ impl Plan {
             && segment.alike == self.alike
             && segment.payload <= self.size
             && self.length + segment.payload <= MAX_LEN
-            && self.packets < if udp { MAX_DATAGRAMS } else { MAX_PARTS }
+            && (!udp || self.packets < MAX_DATAGRAMS)
             && (udp || segment.sequence == self.next_sequence);
         let Some(ids) = self.ids.then(segment).filter(|_| fits) else { return false };
         // The data offset is the same; the options begin after 20 bytes of the TCP header.

@@ -15,7 +15,7 @@ mod flow;
 mod header;
 mod segment;
 
-pub use coalesce::{Coalescer, Group};
+pub use coalesce::{Coalescer, Joined};
 pub use flow::same_flow;
 pub use header::{
     DATA_VALID, GSO_ECN, GSO_NONE, GSO_TCPV4, GSO_TCPV6, GSO_UDP, GSO_UDP_L4, NEEDS_CSUM,

@@ -17,17 +17,16 @@ use super::drops::{DropReason, Drops};
 use super::ecn::Ecn;
 use super::endpoint::Endpoint;
 use super::filter::Allow;
-use super::io::{Envelope, Event, Packet, PeerId, Transmit};
+use super::io::{Envelope, Event, PeerId, Transmit};
 use super::keys::{PrivateKey, PublicKey};
 use super::load::{Load, Verdict};
 use super::message::{COOKIE_REPLY_LEN, Message};
-use super::opened::OpenedPackets;
 use super::outbox::Outbox;
 use super::packet::Addresses;
 use super::peer::{Context, Peer};
 use super::session::{Identity, Opened};
 use super::snapshot::{PeerSnapshot, Snapshot};
-use crate::offload::Offload;
+use crate::offload::{Coalescer, Joined, Offload};
 use crate::sys::locked::Locked;
 
 mod apply;
@@ -64,7 +63,8 @@ pub struct Device {
     allowed_ips: AllowedIps,
     deadlines: BinaryHeap<Reverse<(Instant, PeerId)>>,
     common: Common,
-    opened: OpenedPackets,
+    /// Opened packets on their way to the overlay.
+    opened: Coalescer,
     load: Load,
     drops: Drops,
 }
@@ -153,7 +153,7 @@ impl Device {
             allowed_ips: AllowedIps::default(),
             deadlines: BinaryHeap::new(),
             common: Common::new(seed),
-            opened: OpenedPackets::new(),
+            opened: Coalescer::new(Offload::None),
             load: Load::new(),
             drops: Drops::default(),
         }
@@ -220,7 +220,7 @@ impl Device {
     }
 
     /// The next packet for the overlay.
-    pub fn poll_packet(&mut self) -> Option<Packet<'_>> {
+    pub fn poll_packet(&mut self) -> Option<Joined<'_>> {
         self.opened.poll()
     }
 

@@ -2,12 +2,10 @@
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
-use std::ops::Range;
 
 use super::ecn::Ecn;
 use super::endpoint::Endpoint;
 use super::keys::PublicKey;
-use crate::offload::VnetHeader;
 
 /// Which peer, inside one device; never used again for another one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -43,28 +41,6 @@ pub(super) struct Envelope {
     pub(super) ecn: Ecn,
     /// Whether it may leave together with others.
     pub(super) joins: bool,
-}
-
-/// One packet for the overlay, or a large one that several were joined to.
-#[derive(Clone, Copy, Debug)]
-pub struct Packet<'a> {
-    /// Says how the kernel is to take it apart.
-    pub header: VnetHeader,
-    pub(super) bytes: &'a [u8],
-    pub(super) parts: &'a [Range<usize>],
-}
-
-impl<'a> Packet<'a> {
-    /// How many packets it is.
-    pub fn packets(&self) -> usize {
-        self.parts.len()
-    }
-
-    /// Its bytes: these parts, one behind the other.
-    pub fn parts(&self) -> impl Iterator<Item = &'a [u8]> + use<'a> {
-        let bytes = self.bytes;
-        self.parts.iter().filter_map(|part| bytes.get(part.clone()))
-    }
 }
 
 /// What people and the control plane want to know as it happens.

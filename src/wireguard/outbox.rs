@@ -1,6 +1,5 @@
-//! Messages on their way out, back to back in one buffer that is reused: datagrams to the underlay with
-//! their endpoints, and packets to the overlay. Nothing is allocated once the buffers have grown to the
-//! size of the largest batch.
+//! Datagrams on their way to the underlay with their endpoints, back to back in one buffer that is reused.
+//! Nothing is allocated once the buffer has grown to the size of the largest batch.
 
 use std::ops::Range;
 
@@ -63,18 +62,8 @@ impl<T: Copy> Outbox<T> {
         Some((*tag, bytes, first.len()))
     }
 
-    /// All entries that were pushed since the last [`Outbox::clear`], and the bytes that their ranges
-    /// stand for.
-    pub(super) fn all(&mut self) -> (&mut [u8], impl ExactSizeIterator<Item = Range<usize>>) {
-        (&mut self.bytes, self.entries.iter().map(|(_, range)| range.clone()))
-    }
-
-    pub(super) fn bytes(&self) -> &[u8] {
-        &self.bytes
-    }
-
     /// Forgets all entries: the room is used again.
-    pub(super) fn clear(&mut self) {
+    fn clear(&mut self) {
         self.entries.clear();
         self.next = 0;
         self.used = 0;

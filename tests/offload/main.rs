@@ -6,8 +6,6 @@ mod inner;
 mod joined;
 mod oracle;
 
-use std::ops::Range;
-
 use fastrand::Rng;
 use hushwire::offload::{
     Coalescer, GSO_ECN, GSO_NONE, Offload, ROOM, Segments, Unusable, VnetHeader, finish_checksum,
@@ -39,19 +37,20 @@ fn cut(header: &VnetHeader, packet: &[u8]) -> Result<Vec<Vec<u8>>, Unusable> {
 
 /// What the TUN would be given for the packets: a virtio header and the bytes of one `writev` each.
 fn join(coalescer: &mut Coalescer, packets: &[Vec<u8>]) -> Vec<(VnetHeader, usize, Vec<u8>)> {
-    // As they lie after opening: one after the other, something else between them.
-    let (mut buffer, mut ranges) = (Vec::new(), Vec::<Range<usize>>::new());
     for packet in packets {
-        buffer.extend([0xa5; 16]);
-        ranges.push(buffer.len()..buffer.len() + packet.len());
-        buffer.extend(packet);
+        // Something that could not be opened, and padding behind what could.
+        coalescer.place(packet.len() + 7).fill(0x5a);
+        let place = coalescer.place(packet.len() + 16);
+        place.fill(0xa5);
+        place[..packet.len()].copy_from_slice(packet);
+        coalescer.push(packet.len());
     }
-    coalescer.plan(&mut buffer, ranges);
-    let groups = coalescer.groups().map(|group| {
-        let write = group.parts.iter().flat_map(|range| buffer[range.clone()].to_vec()).collect();
-        (group.header, group.parts.len(), write)
-    });
-    groups.collect()
+    let mut joined = Vec::new();
+    while let Some(write) = coalescer.poll() {
+        let bytes = write.parts().collect::<Vec<_>>().concat();
+        joined.push((write.header, write.packets(), bytes));
+    }
+    joined
 }
 
 #[test]
