@@ -2,9 +2,9 @@
 //! and a whole checksum: what net/ipv4/tcp_offload.c and udp_offload.c do for a device without offloads.
 //!
 //! Nothing is copied: [`Segments`] makes each segment where it stands in the large packet, with its headers
-//! written before its payload, over the end of the segment before, which was sealed by then. The partial sum that the kernel left in the checksum field is taken
-//! over, as the kernel does itself: the final destination of a routing header is in it, which would be
-//! wrong if it were computed from the IP header.
+//! written before its payload, over the end of the segment before, which was sealed by then. The partial
+//! sum that the kernel left in the checksum field is taken over, as the kernel does itself: the final
+//! destination of a routing header is in it, which would be wrong if it were computed from the IP header.
 
 use std::fmt;
 

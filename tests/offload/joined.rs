@@ -222,6 +222,36 @@ fn each_of_64_interleaved_flows_is_joined() {
 }
 
 #[test]
+fn what_follows_without_a_gap_is_written_in_one_piece() {
+    let other = Inner { from: 9, ..Inner::tcp(false, 100) };
+    for v6 in [false, true] {
+        for first in [Inner::tcp(v6, 0), Inner::udp(v6, 0)] {
+            let mut coalescer = Coalescer::new(Offload::TcpAndUdp);
+            let mut packets: Vec<_> = streak(&first, 10).iter().map(Inner::bytes).collect();
+            assert_eq!(pieces(&mut coalescer, &packets), [1]);
+            // One of another flow has to be moved away; after it nobody knows what comes.
+            packets.insert(4, other.bytes());
+            assert_eq!(pieces(&mut coalescer, &packets), [3, 1]);
+            packets.truncate(5);
+            assert_eq!(pieces(&mut coalescer, &packets), [1, 1]);
+        }
+    }
+}
+
+/// In how many pieces each write is.
+fn pieces(coalescer: &mut Coalescer, packets: &[Vec<u8>]) -> Vec<usize> {
+    for packet in packets {
+        coalescer.place(packet.len()).copy_from_slice(packet);
+        coalescer.push(packet.len());
+    }
+    let mut pieces = Vec::new();
+    while let Some(joined) = coalescer.poll() {
+        pieces.push(joined.parts().len());
+    }
+    pieces
+}
+
+#[test]
 fn a_packet_alone_is_written_as_it_is() {
     let mut coalescer = Coalescer::new(Offload::TcpAndUdp);
     assert_eq!(join(&mut coalescer, &[]), []);
