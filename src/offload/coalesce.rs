@@ -128,6 +128,7 @@ impl Coalescer {
     /// (wg_packet_consume_data_done() in drivers/net/wireguard/receive.c). A lone packet goes as it is,
     /// and the kernel verifies it.
     pub fn push(&mut self, len: usize) {
+        let len = len.min(self.bytes.len().saturating_sub(self.end));
         let begin = self.end - self.covered.len;
         let packet = begin..begin + len;
         if self.take(packet.clone()) {
@@ -171,15 +172,16 @@ impl Coalescer {
         self.taken.clear();
         self.plans.clear();
         self.table.clear();
+        self.first_unread = false;
         self.next = None;
     }
 
     /// Keeps aside what the headers of the next packet may cover.
     fn cover(&mut self) {
         let len = self.expected_headers();
-        let before = self.end.saturating_sub(len)..self.end;
-        if let (Some(kept), Some(before)) =
-            (self.covered.bytes.get_mut(..len), self.bytes.get(before))
+        if let Some(begin) = self.end.checked_sub(len)
+            && let Some(before) = self.bytes.get(begin..self.end)
+            && let Some(kept) = self.covered.bytes.get_mut(..len)
         {
             kept.copy_from_slice(before);
             self.covered.len = len;

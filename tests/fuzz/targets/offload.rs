@@ -61,26 +61,28 @@ fn join(coalescer: &mut Coalescer, packets: &[Vec<u8>]) {
         coalescer.push(packet.len());
     }
     let mut written = vec![false; packets.len()];
+    // In the order in which they are written, each is the first that is left of those like it: packets that
+    // are alike are of one flow, and none overtakes another one of its flow.
     while let Some(joined) = coalescer.poll() {
         let write = joined.parts().collect::<Vec<_>>().concat();
-        let (count, mut from) = (joined.packets(), 0);
-        // The first that is alike, behind the one before: none overtakes another one of its group.
+        let mut from = 0;
         let mut find = |is_it: &dyn Fn(&[u8]) -> bool| {
-            let member =
-                (from..packets.len()).find(|&index| !written[index] && is_it(&packets[index]));
-            let member = member.expect("a packet that was not written yet");
-            written[member] = true;
-            from = member + 1;
+            let left = |&index: &usize| !written[index] && is_it(&packets[index]);
+            let found =
+                (from..packets.len()).find(left).expect("a packet that was not written yet");
+            written[found] = true;
+            from = found + 1;
         };
-        if count == 1 {
+        if joined.packets() == 1 {
             assert_eq!(joined.header, VnetHeader::default());
             find(&|packet| packet == write);
             continue;
         }
         let cut = cut(&joined.header, &write).expect("what was joined can be cut");
-        assert_eq!(cut.len(), count);
+        assert_eq!(cut.len(), joined.packets());
         for segment in cut {
-            find(&|packet| unchecked(packet) == unchecked(&segment));
+            let segment = unchecked(&segment);
+            find(&|packet| packet.len() == segment.len() && unchecked(packet) == segment);
         }
     }
     assert!(written.iter().all(|written| *written));
@@ -97,7 +99,9 @@ fn unchecked(packet: &[u8]) -> Vec<u8> {
         }
     }
     let at = transport + if protocol == 17 { 6 } else { 16 };
-    packet[at..at + 2].fill(0);
+    if let Some(checksum) = packet.get_mut(at..at + 2) {
+        checksum.fill(0);
+    }
     packet
 }
 
