@@ -31,11 +31,11 @@ impl<'lab> Podman<'lab> {
         let this = Self { machine, scratch: Scratch::new("podman") };
         let path = |name: &str| this.path(name);
         fs::write(path("settings"), SETTINGS).expect("cannot write a file");
+        // /run is the machine's own, and the path short: podman takes no more than 50 characters.
         let wrapper = format!(
-            "#!/bin/sh\nCONTAINERS_CONF={} exec /usr/bin/podman --root {} --runroot {} --tmpdir {} \"$@\"\n",
+            "#!/bin/sh\nCONTAINERS_CONF={} exec /usr/bin/podman --root {} --runroot /run/containers --tmpdir {} \"$@\"\n",
             path("settings"),
             path("root"),
-            path("run"),
             path("tmp"),
         );
         fs::write(path("podman"), wrapper).expect("cannot write a file");
