@@ -17,7 +17,7 @@ main() {
   ((EUID == 0)) || fail 'this needs root: namespaces, a TUN device, packages'
   install_what_is_missing
   build
-  work=$(mktemp --directory --tmpdir hushwire-demo.XXXXXX)
+  work=$(mktemp --directory)
   trap clean_up EXIT
   trap 'exit 130' INT TERM
   hushwire=$work/hushwire
