@@ -244,11 +244,15 @@ impl Coalescer {
                 return false;
             }
         };
-        let last_of_flow = match self.plans.get(last.plan) {
-            Some(plan) if plan.flow == segment.flow => Some(last.plan),
-            _ => self.table.find(&segment.flow, &self.plans).1,
+        // Mostly it is of the flow of the last one, and the table need not be asked.
+        let (slot, latest) = match self.plans.get(last.plan) {
+            Some(plan) if plan.flow == segment.flow => (None, Some(last.plan)),
+            _ => {
+                let (slot, latest) = self.table.find(&segment.flow, &self.plans);
+                (Some(slot), latest)
+            }
         };
-        if let Some(index) = last_of_flow
+        if let Some(index) = latest
             && let Some(plan) = self.plans.get_mut(index)
         {
             let goes_on = index == last.plan && covered == segment.headers;
@@ -266,7 +270,7 @@ impl Coalescer {
             }
         }
         // What cannot be joined ends what went before: its flow goes on here.
-        let (slot, _) = self.table.find(&segment.flow, &self.plans);
+        let slot = slot.unwrap_or_else(|| self.table.find(&segment.flow, &self.plans).0);
         self.table.put(slot, self.plans.len());
         self.begin(Plan::of(&segment, stands.start), stands);
         false

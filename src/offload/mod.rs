@@ -1,9 +1,9 @@
 //! Large packets of the TUN: one read that is many packets inside, and many packets that are one write.
 //!
 //! A TUN with `IFF_VNET_HDR` puts a virtio header before each packet: [`Segments`] cuts what is larger
-//! than the MTU and finishes checksums on the way, [`Coalescer`] joins opened packets of one flow. The
-//! packet loop in `dataplane` is the only caller. No descriptors, no clock, no copy but the one into the
-//! place where a packet is sealed; bytes of a peer or of the kernel cannot panic here.
+//! than the MTU and finishes checksums on the way, [`Coalescer`] joins opened packets of one flow. Called
+//! by the device in `wireguard` and by the packet loop in `dataplane`. No descriptors, no clock; a packet
+//! is cut and joined where it stands, and bytes of a peer or of the kernel cannot panic here.
 #![cfg_attr(
     not(test),
     deny(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic)
