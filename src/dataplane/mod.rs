@@ -305,42 +305,35 @@ impl Dataplane {
         poll::readable(std::array::from_fn(|_| fds.next().flatten()), timeout)
     }
 
-    /// Takes a batch from a socket of the underlay, and sends on what comes out.
+    /// Takes a batch from a socket of the underlay, and sends on what comes out: a piece at a time, so that
+    /// packets that came one by one are joined, too.
     fn receive(&mut self, now: Instant, socket: usize) {
-        let (mut left, mut bytes) = (self.pace.quota(), 0);
+        let (mut left, mut bytes, mut drained) = (self.pace.quota(), 0, 0);
         while left > 0 && bytes < BATCH_BYTES {
             let most = left.min(RECEIVE_BATCH);
             match self.ports.udp.recv(socket, &mut self.received, most) {
-                Ok(count) => {
-                    bytes += self.open(now);
-                    // The kernel had no more.
-                    left = if count < most { 0 } else { left - count };
-                }
+                // The kernel had no more.
+                Ok(count) if count < most => left = 0,
+                Ok(count) => left -= count,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
                 Err(error) => {
                     debug!(%error, socket, "receive failed");
                     break;
                 }
             }
-        }
-        self.pace.worked(bytes);
-    }
-
-    /// Hands the device what was received and sends on what comes out; says how many bytes it was.
-    fn open(&mut self, now: Instant) -> usize {
-        let (mut bytes, mut held) = (0, 0);
-        for received in self.received.received() {
-            for datagram in received.datagrams() {
-                self.device.handle_udp(now, received.from, received.ecn, datagram);
-            }
-            held += received.len();
-            if held >= DRAIN_BYTES {
-                self.ports.drain(&mut self.device, now);
-                bytes += std::mem::take(&mut held);
+            for received in self.received.received() {
+                for datagram in received.datagrams() {
+                    self.device.handle_udp(now, received.from, received.ecn, datagram);
+                }
+                bytes += received.len();
+                if bytes - drained >= DRAIN_BYTES {
+                    self.ports.drain(&mut self.device, now);
+                    drained = bytes;
+                }
             }
         }
         self.ports.drain(&mut self.device, now);
-        bytes + held
+        self.pace.worked(bytes);
     }
 
     /// Takes a batch from the overlay. What is small is sent on, what is large waits in the backlog.
