@@ -114,11 +114,24 @@ impl Tun {
     pub fn send<'a>(
         &self,
         header: &VnetHeader,
-        parts: impl Iterator<Item = &'a [u8]>,
+        parts: impl ExactSizeIterator<Item = &'a [u8]>,
     ) -> io::Result<()> {
         let header = header.to_bytes();
         let header: &[u8] = if self.headers { &header } else { &[] };
-        let mut slices = [IoSlice::new(header); 1 + MOST_PARTS];
+        // A lone packet does not pay for the slices of a joined one.
+        if parts.len() <= 1 {
+            self.write::<2>(header, parts)
+        } else {
+            self.write::<{ 1 + MOST_PARTS }>(header, parts)
+        }
+    }
+
+    fn write<'a, const SLICES: usize>(
+        &self,
+        header: &[u8],
+        parts: impl Iterator<Item = &'a [u8]>,
+    ) -> io::Result<()> {
+        let mut slices = [IoSlice::new(header); SLICES];
         let mut used = 1;
         for (slice, part) in slices.iter_mut().skip(1).zip(parts) {
             *slice = IoSlice::new(part);
