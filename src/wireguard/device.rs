@@ -410,7 +410,8 @@ impl Device {
         id: PeerId,
         slot: &mut Slot,
     ) {
-        if !slot.peer.may_be_due_earlier() && slot.queued.is_some() {
+        let may_be_due = slot.peer.may_be_due();
+        if slot.queued.is_some_and(|queued| may_be_due.is_none_or(|at| queued <= at)) {
             return;
         }
         if let Some(at) = slot.peer.next_timeout()

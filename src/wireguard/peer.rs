@@ -316,9 +316,9 @@ impl Peer {
         self.timers.next()
     }
 
-    /// Whether that may be earlier than it was at the last call.
-    pub(super) fn may_be_due_earlier(&mut self) -> bool {
-        self.timers.take_was_set()
+    /// The earliest that it may have come to be since the last call.
+    pub(super) fn may_be_due(&mut self) -> Option<Instant> {
+        self.timers.take_set_to()
     }
 
     /// Does what is due.

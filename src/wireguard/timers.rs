@@ -39,8 +39,8 @@ const TIMERS: [Timer; 8] = [
 #[derive(Debug, Default)]
 pub(super) struct Timers {
     at: [Option<Instant>; TIMERS.len()],
-    /// One was set since somebody asked.
-    was_set: bool,
+    /// The earliest time that one was set to since somebody asked.
+    set_to: Option<Instant>,
 }
 
 impl Timers {
@@ -48,7 +48,7 @@ impl Timers {
     pub(super) fn set(&mut self, timer: Timer, at: Instant) {
         if let Some(place) = self.at.get_mut(timer as usize) {
             *place = Some(at);
-            self.was_set = true;
+            self.set_to = Some(self.set_to.map_or(at, |earliest| earliest.min(at)));
         }
     }
 
@@ -79,9 +79,9 @@ impl Timers {
         self.at.iter().flatten().min().copied()
     }
 
-    /// Whether one was set or moved since the last call: most packets set none.
-    pub(super) fn take_was_set(&mut self) -> bool {
-        std::mem::take(&mut self.was_set)
+    /// The earliest time that one was set or moved to since the last call: most packets set none.
+    pub(super) fn take_set_to(&mut self) -> Option<Instant> {
+        self.set_to.take()
     }
 
     /// Clears one timer that is due and names it.
