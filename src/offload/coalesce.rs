@@ -148,6 +148,7 @@ impl Coalescer {
     pub fn poll(&mut self) -> Option<Joined<'_>> {
         let next = match self.next {
             Some(next) => next,
+            None if self.plans.is_empty() => return None,
             None => {
                 self.plan();
                 0
@@ -191,6 +192,9 @@ impl Coalescer {
     /// Puts back what was covered.
     fn uncover(&mut self) {
         let len = std::mem::take(&mut self.covered.len);
+        if len == 0 {
+            return;
+        }
         if let (Some(kept), Some(before)) =
             (self.covered.bytes.get(..len), self.bytes.get_mut(self.end - len..self.end))
         {
