@@ -18,7 +18,7 @@
 
 use std::fmt;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -29,11 +29,11 @@ use tracing::{debug, trace, warn};
 
 use crate::offload::{Offload, VnetHeader};
 use crate::sys::pages::Pages;
-use crate::sys::poll::{self, Waker};
+use crate::sys::poll::Waker;
 use crate::sys::sandbox;
 use crate::sys::scheduling;
 use crate::sys::tun::{self, Tun};
-use crate::sys::udp::{Family, ReceiveBatch, SOCKETS, Udp};
+use crate::sys::udp::{Family, ReceiveBatch, Udp};
 use crate::wireguard::{Change, Device, Event, Snapshot};
 
 mod backlog;
@@ -43,7 +43,7 @@ mod ports;
 
 use backlog::{Backlog, Waiting};
 use pace::Pace;
-use ports::Ports;
+use ports::{CONTROL_PLANE, OVERLAY, Ports};
 
 /// Packets taken from one descriptor before the others have their turn, and bytes that are sealed or opened
 /// then: less than 100 µs of work. With three times as much a ping beside a TCP stream took 1.2 ms, not 0.8.
@@ -221,7 +221,7 @@ pub fn start(
     let mut plane = Dataplane {
         device,
         listening: !udp.is_closed(),
-        ports: Ports { udp, tun, notices },
+        ports: Ports::new(udp, tun, &waker, notices)?,
         commands,
         waker: waker.clone(),
         buffer: Pages::new(BUFFER),
@@ -230,7 +230,7 @@ pub fn start(
         pace: Pace::new(),
         fwmark,
     };
-    plane.device.set_offload(plane.ports.tun.as_ref().map_or(Offload::None, Tun::offload));
+    plane.device.set_offload(plane.ports.tun().map_or(Offload::None, Tun::offload));
     let (tell, confined) = mpsc::channel();
     let thread = std::thread::Builder::new().name("packets".into()).spawn(move || {
         // The list of calls that are left does not have this one.
@@ -268,41 +268,38 @@ impl Dataplane {
         let mut now = Instant::now();
         self.ports.drain(&mut self.device, now);
         loop {
-            let timeout = if self.backlog.is_empty() {
-                let next = [self.device.next_timeout(), self.backlog.shrinks_at()];
-                next.into_iter().flatten().min().map(|at| at.saturating_duration_since(now))
-            } else {
-                Some(Duration::ZERO)
-            };
-            let ready = self.wait(timeout);
+            let ready = self.ports.wait(self.timeout(now));
             now = Instant::now();
-            let Ok([command, overlay, underlay @ ..]) = ready else {
-                // ppoll has no error that a correct call can meet; should one come, do not spin.
+            let Ok(ready) = ready else {
+                // The wait has no error that a correct call can meet; should one come, do not spin.
                 std::thread::sleep(WAIT_FAILED);
                 continue;
             };
             self.pace.woke(now);
             self.backlog.shrink(now);
-            self.device.handle_timeout(now);
-            self.ports.drain(&mut self.device, now);
-            for (socket, _) in underlay.into_iter().enumerate().filter(|(_, ready)| *ready) {
-                self.receive(now, socket);
+            if self.device.next_timeout().is_some_and(|at| at <= now) {
+                self.device.handle_timeout(now);
+                self.ports.drain(&mut self.device, now);
             }
-            if overlay {
-                self.read(now);
+            for number in ready {
+                match number {
+                    CONTROL_PLANE if self.take_commands(now) => {}
+                    CONTROL_PLANE => return,
+                    OVERLAY => self.read(now),
+                    socket => self.receive(now, socket as usize),
+                }
             }
             self.work_off(now);
-            if command && !self.take_commands(now) {
-                return;
-            }
         }
     }
 
-    /// Waits for a command, the overlay, and each socket of the underlay: says what is there.
-    fn wait(&self, timeout: Option<Duration>) -> io::Result<[bool; 2 + SOCKETS]> {
-        let overlay = self.ports.tun.as_ref().map(|tun| tun.as_fd());
-        let mut fds = [Some(self.waker.as_fd()), overlay].into_iter().chain(self.ports.udp.fds());
-        poll::readable(std::array::from_fn(|_| fds.next().flatten()), timeout)
+    /// For how long to wait.
+    fn timeout(&self, now: Instant) -> Option<Duration> {
+        if !self.backlog.is_empty() {
+            return Some(Duration::ZERO);
+        }
+        let next = [self.device.next_timeout(), self.backlog.shrinks_at()];
+        next.into_iter().flatten().min().map(|at| at.saturating_duration_since(now))
     }
 
     /// Takes a batch from a socket of the underlay, and sends on what comes out: a piece at a time, so that
@@ -311,7 +308,7 @@ impl Dataplane {
         let (mut left, mut bytes, mut drained) = (self.pace.quota(), 0, 0);
         while left > 0 && bytes < BATCH_BYTES {
             let most = left.min(RECEIVE_BATCH);
-            match self.ports.udp.recv(socket, &mut self.received, most) {
+            match self.ports.udp().recv(socket, &mut self.received, most) {
                 // The kernel had no more.
                 Ok(count) if count < most => left = 0,
                 Ok(count) => left -= count,
@@ -339,14 +336,13 @@ impl Dataplane {
     /// Takes a batch from the overlay. What is small is sent on, what is large waits in the backlog.
     fn read(&mut self, now: Instant) {
         for _ in 0..self.pace.quota() {
-            let Some(tun) = &self.ports.tun else { break };
+            let Some(tun) = self.ports.tun() else { break };
             match tun.recv(&mut self.buffer) {
                 Ok((header, len)) => self.take(now, header, len),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
                 // The interface is deleted: nothing will ever come from this descriptor again.
                 Err(error) if error.raw_os_error() == Some(libc::EBADFD) => {
-                    self.ports.tun = None;
-                    self.ports.notify(Notice::TunGone);
+                    self.tun_gone();
                     break;
                 }
                 Err(error) => {
@@ -356,6 +352,13 @@ impl Dataplane {
             }
         }
         self.ports.drain(&mut self.device, now);
+    }
+
+    /// There is no TUN any more, and the control plane is told.
+    fn tun_gone(&mut self) {
+        // Only to wait for one can fail.
+        let _ = self.ports.set_tun(None);
+        self.ports.notify(Notice::TunGone);
     }
 
     /// Takes the packet in the buffer.
@@ -403,22 +406,28 @@ impl Dataplane {
                 Ok(Command::View(reply)) => {
                     let _ = reply.send(View {
                         device: self.device.snapshot(now),
-                        listen_port: self.ports.udp.port(),
+                        listen_port: self.ports.udp().port(),
                         fwmark: self.fwmark,
                     });
                 }
                 Ok(Command::Underlay(reply)) => {
-                    let _ = reply.send((self.ports.udp.port(), self.ports.underlay()));
+                    let _ = reply.send((self.ports.udp().port(), self.ports.underlay()));
                 }
                 // Whoever asks hears that a round was made.
                 Ok(Command::Beat(reply)) => drop(reply.send(())),
                 Ok(Command::Attach(tun)) => {
-                    self.device.set_offload(tun.offload());
-                    self.ports.tun = Some(tun);
+                    let offload = tun.offload();
+                    match self.ports.set_tun(Some(tun)) {
+                        Ok(()) => self.device.set_offload(offload),
+                        Err(error) => {
+                            warn!(%error, "the overlay cannot be waited for");
+                            self.tun_gone();
+                        }
+                    }
                 }
                 Ok(Command::Detach) => {
                     self.device.set_offload(Offload::None);
-                    self.ports.tun = None;
+                    let _ = self.ports.set_tun(None);
                 }
                 Ok(Command::Listen(open, reply)) => {
                     let _ = reply.send(self.listen(now, open));
@@ -445,18 +454,18 @@ impl Dataplane {
                     // Who sets a port that is taken hears of it now: nobody sees an error later.
                     Udp::bind(port, fwmark)?;
                 }
-                self.ports.udp = Udp::closed(port);
+                self.ports.set_udp(Udp::closed(port))?;
             }
-            Some(port) if port != self.ports.udp.port() || self.ports.udp.is_closed() => {
-                self.ports.udp = Udp::bind(port, fwmark)?;
+            Some(port) if port != self.ports.udp().port() || self.ports.udp().is_closed() => {
+                self.ports.set_udp(Udp::bind(port, fwmark)?)?;
             }
-            _ if fwmark != self.fwmark => self.ports.udp.set_fwmark(fwmark)?,
+            _ if fwmark != self.fwmark => self.ports.udp().set_fwmark(fwmark)?,
             _ => {}
         }
         self.fwmark = fwmark;
         self.device.apply(now, changes);
         // Port 0 was the kernel's to choose.
-        self.device.apply(now, vec![Change::ListenPort(self.ports.udp.port())]);
+        self.device.apply(now, vec![Change::ListenPort(self.ports.udp().port())]);
         self.ports.drain(&mut self.device, now);
         Ok(())
     }
@@ -464,11 +473,11 @@ impl Dataplane {
     fn listen(&mut self, now: Instant, open: bool) -> io::Result<()> {
         self.listening = open;
         if !open {
-            self.ports.udp = Udp::closed(self.ports.udp.port());
+            self.ports.set_udp(Udp::closed(self.ports.udp().port()))?;
             self.device.set_underlay(now, false);
-        } else if self.ports.udp.is_closed() {
-            self.ports.udp = Udp::bind(self.ports.udp.port(), self.fwmark)?;
-            self.device.apply(now, vec![Change::ListenPort(self.ports.udp.port())]);
+        } else if self.ports.udp().is_closed() {
+            self.ports.set_udp(Udp::bind(self.ports.udp().port(), self.fwmark)?)?;
+            self.device.apply(now, vec![Change::ListenPort(self.ports.udp().port())]);
             self.device.set_underlay(now, true);
             self.device.handle_timeout(now);
             self.ports.drain(&mut self.device, now);

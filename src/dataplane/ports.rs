@@ -2,29 +2,86 @@
 //! packets to the overlay, events to the control plane. One that fails is counted and stops no other.
 
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc::UnboundedSender;
 use tracing::trace;
 
 use super::Notice;
-use crate::sys::poll;
+use crate::sys::epoll::{Epoll, Ready};
+use crate::sys::poll::{self, Waker};
 use crate::sys::tun::Tun;
-use crate::sys::udp::{self, Family, Sent, Udp};
+use crate::sys::udp::{self, Family, SOCKETS, Sent, Udp};
 use crate::wireguard::{Device, Transmit};
 
 /// How long a full socket buffer may hold up the loop before the datagram is dropped.
 const SEND_PATIENCE: Duration = Duration::from_millis(10);
 
+/// Numbers of what is waited for, in the order in which it is attended to; the sockets have those below.
+pub(super) const OVERLAY: u32 = Epoll::NUMBERS - 2;
+pub(super) const CONTROL_PLANE: u32 = Epoll::NUMBERS - 1;
+const _: () = assert!(SOCKETS <= OVERLAY as usize);
+
 /// Where packets come from and go to, and who hears what happened.
 pub(super) struct Ports {
-    pub(super) udp: Udp,
-    pub(super) tun: Option<Tun>,
-    pub(super) notices: UnboundedSender<Notice>,
+    udp: Udp,
+    tun: Option<Tun>,
+    notices: UnboundedSender<Notice>,
+    /// Has the sockets and the TUN that are here, and the control plane's waker.
+    epoll: Epoll,
 }
 
 impl Ports {
+    /// These, and the control plane's waker to be waited for as well.
+    pub(super) fn new(
+        udp: Udp,
+        tun: Option<Tun>,
+        waker: &Waker,
+        notices: UnboundedSender<Notice>,
+    ) -> io::Result<Self> {
+        let epoll = Epoll::new()?;
+        epoll.add(waker.as_fd(), CONTROL_PLANE)?;
+        let mut ports = Self { udp: Udp::closed(0), tun: None, notices, epoll };
+        ports.set_udp(udp)?;
+        ports.set_tun(tun)?;
+        Ok(ports)
+    }
+
+    pub(super) fn udp(&self) -> &Udp {
+        &self.udp
+    }
+
+    pub(super) fn tun(&self) -> Option<&Tun> {
+        self.tun.as_ref()
+    }
+
+    /// Takes other sockets; those before are closed. They stay when an error comes.
+    pub(super) fn set_udp(&mut self, udp: Udp) -> io::Result<()> {
+        for (index, fd) in udp.fds() {
+            self.epoll.add(fd, index as u32)?;
+        }
+        self.udp.fds().for_each(|(_, fd)| self.epoll.remove(fd));
+        self.udp = udp;
+        Ok(())
+    }
+
+    /// Takes another TUN or none; the one before is closed. It stays when an error comes.
+    pub(super) fn set_tun(&mut self, tun: Option<Tun>) -> io::Result<()> {
+        if let Some(tun) = &tun {
+            self.epoll.add(tun.as_fd(), OVERLAY)?;
+        }
+        if let Some(before) = std::mem::replace(&mut self.tun, tun) {
+            self.epoll.remove(before.as_fd());
+        }
+        Ok(())
+    }
+
+    /// Waits for any of it, or until the time is over.
+    pub(super) fn wait(&self, timeout: Option<Duration>) -> io::Result<Ready> {
+        self.epoll.wait(timeout)
+    }
+
     /// Sends on everything that the device has ready.
     pub(super) fn drain(&mut self, device: &mut Device, now: Instant) {
         while let Some(transmit) = device.poll_transmit() {

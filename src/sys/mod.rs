@@ -13,6 +13,7 @@
 
 pub mod attach;
 pub mod background;
+pub mod epoll;
 pub mod guard;
 pub mod helper;
 pub mod inherit;

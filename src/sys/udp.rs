@@ -153,16 +153,16 @@ impl Udp {
         shared.chain(self.connected.all()).try_for_each(|socket| set_fwmark(socket.as_fd(), fwmark))
     }
 
-    /// Every socket that something may come to, for polling: those of IPv4 and of IPv6 first.
-    pub fn fds(&self) -> [Option<BorrowedFd<'_>>; SOCKETS] {
-        std::array::from_fn(|index| Some(self.at(index)?.as_fd()))
+    /// Every socket that something may come to, now or later, each with its index for [`Udp::recv`].
+    pub fn fds(&self) -> impl Iterator<Item = (usize, BorrowedFd<'_>)> {
+        (0..SOCKETS).filter_map(|index| Some((index, self.at(index)?.as_fd())))
     }
 
     fn at(&self, index: usize) -> Option<&OwnedFd> {
         match index {
             0 => self.v4.as_ref(),
             1 => self.v6.as_ref(),
-            _ => self.connected.bound(index - 2),
+            _ => self.connected.at(index - 2),
         }
     }
 

@@ -65,7 +65,7 @@ fn a_lone_datagram_costs_three_system_calls_at_each_end() {
         assert_eq!(receiving.recv(&mut buffer).expect("it is lost"), datagram.len());
         std::thread::sleep(millis(20));
     }
-    for expected in [["ppoll", "read", "sendmsg"], ["ppoll", "recvmmsg", "writev"]] {
+    for expected in [["epoll_pwait", "read", "sendmsg"], ["epoll_pwait", "recvmmsg", "writev"]] {
         let counts = traces.next().expect("two of them").stop();
         println!("{DATAGRAMS} datagrams: {counts:?}");
         for name in expected {

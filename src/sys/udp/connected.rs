@@ -16,8 +16,8 @@ use crate::sys::checked;
 use crate::sys::message::RawAddress;
 use crate::wireguard::Endpoint;
 
-/// Sockets of each family: who waits for them waits for a little longer with each.
-pub(super) const PLACES: usize = 4;
+/// Sockets of each family: for as many peers as ten machines have, and one for whom an address has changed.
+pub(super) const PLACES: usize = 10;
 /// Datagrams or batches that went to an endpoint before a socket is connected to it: more than a handshake
 /// and what waited for it.
 const SETTLED: u32 = 16;
@@ -65,9 +65,9 @@ impl Connected {
         Self { places: places.collect(), sends: 0 }
     }
 
-    /// The sockets that something may come to.
-    pub(super) fn bound(&self, index: usize) -> Option<&OwnedFd> {
-        self.places.get(index).filter(|place| place.bound.is_some()).map(|place| &place.socket)
+    /// The socket in a place, which nothing comes to until it was connected once.
+    pub(super) fn at(&self, place: usize) -> Option<&OwnedFd> {
+        self.places.get(place).map(|place| &place.socket)
     }
 
     /// All sockets.
