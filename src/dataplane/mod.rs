@@ -5,7 +5,7 @@
 //! 3. Let the device do what is due.
 //! 4. Hand it what the underlay brought, a batch for each socket; send on what comes out.
 //! 5. Hand it what the overlay sends, a batch: what is small at once, what is large by turns (backlog.rs);
-//!    send on what comes out.
+//!    send on what comes out. An answer of the kernel's to what it was just given is such, too (answers.rs).
 //! 6. Take commands of the control plane, between two batches.
 //!
 //! A batch is what waits, and nothing is ever waited for to make it larger: see pace.rs. One packet's
@@ -36,11 +36,13 @@ use crate::sys::tun::{self, Tun};
 use crate::sys::udp::{Family, ReceiveBatch, Udp};
 use crate::wireguard::{Change, Device, Event, Snapshot};
 
+mod answers;
 mod backlog;
 mod codel;
 mod pace;
 mod ports;
 
+use answers::Answers;
 use backlog::{Backlog, Waiting};
 use pace::Pace;
 use ports::{CONTROL_PLANE, OVERLAY, Ports};
@@ -228,6 +230,7 @@ pub fn start(
         backlog: Backlog::default(),
         received: ReceiveBatch::new(RECEIVE_BATCH, BUFFER),
         pace: Pace::new(),
+        answers: Answers::default(),
         fwmark,
     };
     plane.device.set_offload(plane.ports.tun().map_or(Offload::None, Tun::offload));
@@ -259,6 +262,7 @@ struct Dataplane {
     backlog: Backlog,
     received: ReceiveBatch,
     pace: Pace,
+    answers: Answers,
     fwmark: u32,
 }
 
@@ -281,13 +285,21 @@ impl Dataplane {
                 self.device.handle_timeout(now);
                 self.ports.drain(&mut self.device, now);
             }
+            let from_overlay = ready.contains(OVERLAY);
+            self.answers.woke(now, from_overlay);
             for number in ready {
                 match number {
                     CONTROL_PLANE if self.take_commands(now) => {}
                     CONTROL_PLANE => return,
-                    OVERLAY => self.read(now),
+                    OVERLAY => {
+                        self.read(now);
+                    }
                     socket => self.receive(now, socket as usize),
                 }
+            }
+            let is_new = self.ports.take_has_written() && !from_overlay;
+            if is_new && self.answers.are_expected(now) && !self.read(now) {
+                self.answers.found_none();
             }
             self.work_off(now);
         }
@@ -333,12 +345,17 @@ impl Dataplane {
         self.pace.worked(bytes);
     }
 
-    /// Takes a batch from the overlay. What is small is sent on, what is large waits in the backlog.
-    fn read(&mut self, now: Instant) {
+    /// Takes a batch from the overlay; false when nothing was there. What is small is sent on, what is large
+    /// waits in the backlog.
+    fn read(&mut self, now: Instant) -> bool {
+        let mut any = false;
         for _ in 0..self.pace.quota() {
             let Some(tun) = self.ports.tun() else { break };
             match tun.recv(&mut self.buffer) {
-                Ok((header, len)) => self.take(now, header, len),
+                Ok((header, len)) => {
+                    any = true;
+                    self.take(now, header, len);
+                }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
                 // The interface is deleted: nothing will ever come from this descriptor again.
                 Err(error) if error.raw_os_error() == Some(libc::EBADFD) => {
@@ -352,6 +369,7 @@ impl Dataplane {
             }
         }
         self.ports.drain(&mut self.device, now);
+        any
     }
 
     /// There is no TUN any more, and the control plane is told.

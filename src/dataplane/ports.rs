@@ -30,6 +30,8 @@ pub(super) struct Ports {
     notices: UnboundedSender<Notice>,
     /// Has the sockets and the TUN that are here, and the control plane's waker.
     epoll: Epoll,
+    /// A packet was written to the overlay.
+    has_written: bool,
 }
 
 impl Ports {
@@ -42,7 +44,7 @@ impl Ports {
     ) -> io::Result<Self> {
         let epoll = Epoll::new()?;
         epoll.add(waker.as_fd(), CONTROL_PLANE)?;
-        let mut ports = Self { udp: Udp::closed(0), tun: None, notices, epoll };
+        let mut ports = Self { udp: Udp::closed(0), tun: None, notices, epoll, has_written: false };
         ports.set_udp(udp)?;
         ports.set_tun(tun)?;
         Ok(ports)
@@ -77,6 +79,11 @@ impl Ports {
         Ok(())
     }
 
+    /// Whether something was written to the overlay since the last call.
+    pub(super) fn take_has_written(&mut self) -> bool {
+        std::mem::take(&mut self.has_written)
+    }
+
     /// Waits for any of it, or until the time is over.
     pub(super) fn wait(&self, timeout: Option<Duration>) -> io::Result<Ready> {
         self.epoll.wait(timeout)
@@ -103,6 +110,7 @@ impl Ports {
                 .tun
                 .as_ref()
                 .is_some_and(|tun| tun.send(&packet.header, packet.parts()).is_ok());
+            self.has_written |= written;
             if !written {
                 let packets = packet.packets();
                 device.packets_failed(packets);

@@ -101,6 +101,13 @@ impl Epoll {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Ready(u64);
 
+impl Ready {
+    /// Whether a descriptor with this number can be read.
+    pub fn contains(&self, number: u32) -> bool {
+        self.0 & 1u64.unbounded_shl(number) != 0
+    }
+}
+
 impl Iterator for Ready {
     type Item = u32;
 
