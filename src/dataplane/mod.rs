@@ -53,9 +53,12 @@ const BATCH: usize = 64;
 const BATCH_BYTES: usize = 64 * 1024;
 /// What the device holds is sent on when it has come to so much, before more is taken.
 const DRAIN_BYTES: usize = 16 * 1024;
-/// How often one system call receives something, each time up to 64 KiB of joined datagrams. Of
-/// four times, most had left the processor's nearer cache before they were opened.
-const RECEIVE_BATCH: usize = 2;
+/// How often one system call receives something, each time up to 64 KiB of joined datagrams.
+const RECEIVE_BATCH: usize = 4;
+/// When the last one has brought more bytes than datagrams that come one by one have, it is only so often:
+/// what is small has to wait for less, and fewer places come to be filled.
+const RECEIVE_JOINED: usize = 2;
+const RECEIVE_SINGLE_BYTES: usize = RECEIVE_BATCH * 2048;
 /// The largest datagram or packet that there is, with room for a header before and padding behind it.
 const BUFFER: usize = tun::HEADROOM + 65_536 + 16;
 /// Should waiting fail, it is tried again after this time.
@@ -229,6 +232,7 @@ pub fn start(
         buffer: Pages::new(BUFFER),
         backlog: Backlog::default(),
         received: ReceiveBatch::new(RECEIVE_BATCH, BUFFER),
+        are_joined: false,
         pace: Pace::new(),
         answers: Answers::default(),
         fwmark,
@@ -261,6 +265,8 @@ struct Dataplane {
     buffer: Pages,
     backlog: Backlog,
     received: ReceiveBatch,
+    /// The last receive has brought joined datagrams.
+    are_joined: bool,
     pace: Pace,
     answers: Answers,
     fwmark: u32,
@@ -319,7 +325,7 @@ impl Dataplane {
     fn receive(&mut self, now: Instant, socket: usize) {
         let (mut left, mut bytes, mut drained) = (self.pace.quota(), 0, 0);
         while left > 0 && bytes < BATCH_BYTES {
-            let most = left.min(RECEIVE_BATCH);
+            let most = left.min(if self.are_joined { RECEIVE_JOINED } else { RECEIVE_BATCH });
             match self.ports.udp().recv(socket, &mut self.received, most) {
                 // The kernel had no more.
                 Ok(count) if count < most => left = 0,
@@ -330,6 +336,7 @@ impl Dataplane {
                     break;
                 }
             }
+            let before = bytes;
             for received in self.received.received() {
                 for datagram in received.datagrams() {
                     self.device.handle_udp(now, received.from, received.ecn, datagram);
@@ -340,6 +347,7 @@ impl Dataplane {
                     drained = bytes;
                 }
             }
+            self.are_joined = bytes - before > RECEIVE_SINGLE_BYTES;
         }
         self.ports.drain(&mut self.device, now);
         self.pace.worked(bytes);
