@@ -303,8 +303,9 @@ impl Dataplane {
                     socket => self.receive(now, socket as usize),
                 }
             }
-            let is_new = self.ports.take_has_written() && !from_overlay;
-            if is_new && self.answers.are_expected(now) && !self.read(now) {
+            // The overlay comes after the sockets: if it had a turn, that was after the write.
+            let is_unread = self.ports.take_has_written() && !from_overlay;
+            if is_unread && self.answers.are_expected(now) && !self.read(now) {
                 self.answers.found_none();
             }
             self.work_off(now);

@@ -108,6 +108,7 @@ mod tests {
         timers.set(Timer::Retry, at(5));
         timers.set(Timer::Retry, at(2));
         assert_eq!(timers.next(), Some(at(2)));
+        assert_eq!((timers.take_set_to(), timers.take_set_to()), (Some(at(2)), None));
         assert_eq!(timers.take_due(at(1)), None);
         assert_eq!(timers.take_due(at(4)), Some(Timer::Retry));
         assert_eq!(timers.take_due(at(4)), Some(Timer::Expire));
