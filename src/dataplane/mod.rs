@@ -355,14 +355,15 @@ impl Dataplane {
     }
 
     /// Takes a batch from the overlay; false when nothing was there. What is small is sent on, what is large
-    /// waits in the backlog.
+    /// waits in the backlog. While something waits there, all that has come is taken, as many packets as a
+    /// batch may have: something small may stand behind what is large.
     fn read(&mut self, now: Instant) -> bool {
-        let mut any = false;
-        for _ in 0..self.pace.quota() {
+        let (quota, mut taken) = (self.pace.quota(), 0);
+        while taken < quota || (taken < BATCH && !self.backlog.is_empty()) {
             let Some(tun) = self.ports.tun() else { break };
             match tun.recv(&mut self.buffer) {
                 Ok((header, len)) => {
-                    any = true;
+                    taken += 1;
                     self.take(now, header, len);
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
@@ -378,7 +379,7 @@ impl Dataplane {
             }
         }
         self.ports.drain(&mut self.device, now);
-        any
+        taken > 0
     }
 
     /// There is no TUN any more, and the control plane is told.

@@ -10,12 +10,14 @@ use hushwire::status::Status;
 use nix::sys::signal::Signal;
 
 use crate::pair::Pair;
+use crate::support::capture::Capture;
 use crate::support::machine::Machine;
 use crate::support::tunnel::HUSHWIRE;
-use crate::support::{millis, seconds};
+use crate::support::{millis, seconds, wait_for};
 
 const STREAMS: usize = 4;
 const ECHOES: usize = 200;
+const LARGE_PACKETS: usize = 12;
 
 /// Runs something while streams go from the left to the right as fast as they can.
 fn beside_streams<T>(pair: &Pair, run: impl FnOnce() -> T) -> T {
@@ -109,6 +111,45 @@ fn no_datagram_is_lost_beside_four_streams() {
     let resident = pair.devices.each_ref().map(|device| device.resident() / 1024);
     println!("resident after that: {resident:?} KiB");
     marks(&pair, "four streams");
+}
+
+/// All of it waits in the queue of the interface when the process goes on, and what is small came last.
+#[test]
+fn a_datagram_passes_all_large_packets_that_wait_before_it() {
+    let pair = Pair::new([HUSHWIRE; 2], "");
+    pair.adjust(1420, 1500, "192.0.2.2");
+    // BBR might send the segments one after the other.
+    pair.places[0].sysctl("net/ipv4/tcp_congestion_control", "reno");
+    let listener = pair.places[1].listen("10.99.0.2:0").expect("cannot listen");
+    let address = listener.local_addr().expect("it is bound");
+    let connect = |_| {
+        let near = pair.places[0].connect(address, seconds(5)).expect("cannot connect");
+        (near, listener.accept().expect("cannot accept"))
+    };
+    let mut streams: Vec<_> = (0..LARGE_PACKETS).map(connect).collect();
+    let [sender, receiver] = [(0, "10.99.0.1:9094"), (1, "10.99.0.2:9094")]
+        .map(|(index, address)| pair.places[index].udp(address).expect("cannot bind"));
+    receiver.set_read_timeout(Some(seconds(5))).expect("an option of sockets");
+
+    pair.devices[0].signal(Signal::SIGSTOP);
+    wait_for("a stopped process", seconds(5), || pair.devices[0].is_stopped().then_some(()));
+    let capture = Capture::start(&pair.places[1], "wg0");
+    for (near, _) in &mut streams {
+        // Less than the initial window.
+        near.write_all(&[7; 8 * 1368]).expect("a stream is stuck");
+    }
+    sender.send_to(&[7; 200], "10.99.0.2:9094").expect("cannot send");
+    pair.devices[0].signal(Signal::SIGCONT);
+    receiver.recv(&mut [0; 300]).expect("the datagram is lost");
+    for (_, (far, _)) in &mut streams {
+        far.read_exact(&mut [0; 8 * 1368]).expect("a stream broke");
+    }
+
+    // Bare acknowledgements are shorter.
+    let captured = capture.stop();
+    let lengths: Vec<_> = captured.raw().iter().map(Vec::len).filter(|len| *len > 100).collect();
+    assert!(lengths.len() > LARGE_PACKETS, "{lengths:?}");
+    assert_eq!(lengths[0], 200 + 28, "{lengths:?}");
 }
 
 /// A counter of a network stack (`/proc/net/netstat`).

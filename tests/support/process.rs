@@ -136,6 +136,16 @@ impl Process {
             .unwrap_or_else(|error| panic!("cannot send {signal:?} to {}: {error}", self.label));
     }
 
+    /// Whether SIGSTOP has reached all of its threads.
+    pub(crate) fn is_stopped(&self) -> bool {
+        let threads = std::fs::read_dir(format!("/proc/{}/task", self.id()));
+        threads.expect("the process is gone").all(|thread| {
+            let path = thread.expect("cannot read /proc").path().join("stat");
+            let text = std::fs::read_to_string(path).expect("no stat");
+            text.rsplit_once(") ").is_some_and(|(_, fields)| fields.starts_with('T'))
+        })
+    }
+
     /// Kills it as `kill -9` does and waits until it is gone.
     pub(crate) fn kill(&mut self) {
         let _ = self.child.kill();
