@@ -16,8 +16,9 @@ use crate::sys::tun::HEADROOM;
 /// How long a packet may wait while others wait behind it. A TCP stream fills whatever there is, and then its
 /// receiver's socket as well; when its packets waited for longer than this it is told to slow down. What a
 /// machine seals in that time is what a stream needs for its full speed: with bytes for a bound instead, a
-/// machine half as fast had twice the delay.
-const ENOUGH_WAIT: Duration = Duration::from_millis(1);
+/// machine half as fast had twice the delay. With half of this time a stream that slowed down left too little
+/// on the way for both ends to work at once: they slept, and it had nine tenths of its speed.
+const ENOUGH_WAIT: Duration = Duration::from_millis(2);
 /// With fewer bytes than two large packets behind it, it was the loop that waited for its processor.
 const FEW_BYTES: usize = 128 * 1024;
 /// How often it is told: a sender takes a round trip to slow down, and slows down once for all that it is
@@ -239,7 +240,7 @@ mod tests {
             assert!(read(&mut backlog, start, LARGE, &large));
         }
         let mut told = |micros| backlog.pop(at(micros)).unwrap().is_congested;
-        let times = [0, 999, 1000, 1500, 1999, 2000];
+        let times = [0, 1999, 2000, 2500, 2999, 3000];
         assert_eq!(times.map(&mut told), [false, false, true, false, false, true]);
         // There are three left: one of them leaves two behind, which are few.
         assert_eq!([9000, 9001].map(&mut told), [false, false]);
