@@ -132,9 +132,10 @@ verify() {
     { echo "$said" >&2; return 1; }
 }
 
-# A package of its own, so that boringtun's mock clock stays out of the program.
+# A package of its own, so that boringtun's mock clock stays out of the program; what else it depends on was
+# built for the tests.
 virtual_time() {
-  local package=(--locked --manifest-path tests/time/Cargo.toml --target-dir target/time)
+  local package=(--locked --manifest-path tests/time/Cargo.toml --target-dir target)
   cargo fmt --check --manifest-path tests/time/Cargo.toml &&
     cargo clippy "${package[@]}" --all-targets --quiet -- -D warnings &&
     cargo test "${package[@]}" --quiet -- --show-output
