@@ -138,12 +138,8 @@ impl Process {
 
     /// Whether SIGSTOP has reached all of its threads.
     pub(crate) fn is_stopped(&self) -> bool {
-        let threads = std::fs::read_dir(format!("/proc/{}/task", self.id()));
-        threads.expect("the process is gone").all(|thread| {
-            let path = thread.expect("cannot read /proc").path().join("stat");
-            let text = std::fs::read_to_string(path).expect("no stat");
-            text.rsplit_once(") ").is_some_and(|(_, fields)| fields.starts_with('T'))
-        })
+        let mut stats = self.threads("stat");
+        stats.all(|stat| stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with('T')))
     }
 
     /// Kills it as `kill -9` does and waits until it is gone.
@@ -182,13 +178,19 @@ impl Process {
 
     /// Processor time used so far by all of its threads.
     pub(crate) fn processor_time(&self) -> Duration {
-        let threads = std::fs::read_dir(format!("/proc/{}/task", self.id()));
-        let nanoseconds = threads.expect("the process is gone").map(|thread| -> u64 {
-            let path = thread.expect("cannot read /proc").path().join("schedstat");
-            let text = std::fs::read_to_string(path).expect("no schedstat");
+        let nanoseconds = self.threads("schedstat").map(|text| -> u64 {
             text.split(' ').next().and_then(|word| word.parse().ok()).expect("a number")
         });
         Duration::from_nanos(nanoseconds.sum())
+    }
+
+    /// What a file says of each of its threads.
+    fn threads(&self, file: &str) -> impl Iterator<Item = String> {
+        let threads = std::fs::read_dir(format!("/proc/{}/task", self.id()));
+        threads.expect("the process is gone").map(move |thread| {
+            let path = thread.expect("cannot read /proc").path().join(file);
+            std::fs::read_to_string(path).expect("the thread is gone")
+        })
     }
 
     /// How many file descriptors it has open.
