@@ -19,6 +19,7 @@ use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 
 use convert::{address_message, read_address, read_link, read_route, route_message};
 
+pub(super) mod attributes;
 mod convert;
 mod exchange;
 mod monitor;

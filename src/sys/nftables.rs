@@ -17,6 +17,7 @@ use netlink_packet_core::{
 use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_NETFILTER};
 
 use super::guard::Guarded;
+use super::netlink::attributes::{Attributes, text};
 
 /// The table that all hushwires of a network namespace share.
 const TABLE: &str = "hushwire";
@@ -203,31 +204,10 @@ fn padded(interface: &str) -> Vec<u8> {
     name
 }
 
-/// Netlink attributes, one behind the other: length and kind, the value, padding to 4 bytes.
-#[derive(Clone, Default)]
-struct Attributes(Vec<u8>);
-
 impl Attributes {
-    fn bytes(mut self, kind: u16, value: &[u8]) -> Self {
-        let length = (4 + value.len()) as u16;
-        self.0.extend(length.to_ne_bytes());
-        self.0.extend(kind.to_ne_bytes());
-        self.0.extend(value);
-        self.0.resize(self.0.len().next_multiple_of(4), 0);
-        self
-    }
-
     /// Netfilter's numbers are in network byte order.
     fn number(self, kind: u16, value: u32) -> Self {
         self.bytes(kind, &value.to_be_bytes())
-    }
-
-    fn text(self, kind: u16, value: &str) -> Self {
-        self.bytes(kind, &[value.as_bytes(), &[0]].concat())
-    }
-
-    fn nested(self, kind: u16, inner: Attributes) -> Self {
-        self.bytes(kind | libc::NLA_F_NESTED as u16, &inner.0)
     }
 
     /// One element of a rule's list: what it is called, and its parameters.
@@ -316,7 +296,7 @@ fn message(
     number: u32,
     body: &Attributes,
 ) -> Vec<u8> {
-    let length = (16 + 4 + body.0.len()) as u32;
+    let length = (16 + 4 + body.as_bytes().len()) as u32;
     let mut bytes = length.to_ne_bytes().to_vec();
     bytes.extend(kind.to_ne_bytes());
     bytes.extend((NLM_F_REQUEST | flags).to_ne_bytes());
@@ -324,7 +304,7 @@ fn message(
     bytes.extend([0; 4]);
     bytes.extend([family, 0]);
     bytes.extend(resource.to_be_bytes());
-    bytes.extend(&body.0);
+    bytes.extend(body.as_bytes());
     bytes
 }
 
@@ -332,8 +312,7 @@ fn message(
 fn text_of(body: &[u8], wanted: u16) -> Option<String> {
     let mut all = NlasIterator::new(body.get(4..)?).flatten();
     let found = all.find(|attribute| attribute.kind() == wanted)?;
-    let text = String::from_utf8_lossy(found.value()).into_owned();
-    Some(text.trim_end_matches('\0').to_owned())
+    Some(text(found.value()))
 }
 
 /// The type and the body of the first message, and what is behind it.

@@ -14,6 +14,8 @@ use netlink_packet_core::{
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
 
+use super::attributes::text;
+
 /// Bytes of one receive: what a dump puts into one datagram at most (net/netlink/af_netlink.c,
 /// `netlink_recvmsg`). The single answers that are asked for here are far smaller.
 pub(super) const RECEIVE_BYTES: usize = 32 << 10;
@@ -228,6 +230,5 @@ fn error_text(flags: u16, rest: &[u8]) -> Option<String> {
         u32::from_ne_bytes(*rest.first_chunk()?).next_multiple_of(4) as usize
     };
     let mut attributes = NlasIterator::new(rest.get(request..)?).flatten();
-    let text = attributes.find(|attribute| attribute.kind() == ERROR_TEXT)?;
-    Some(String::from_utf8_lossy(text.value()).trim_end_matches('\0').to_owned())
+    Some(text(attributes.find(|attribute| attribute.kind() == ERROR_TEXT)?.value()))
 }
