@@ -7,27 +7,28 @@
 use std::fmt;
 
 use ipnet::IpNet;
-use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL};
-use netlink_packet_route::address::{AddressAttribute, AddressFlags, AddressMessage};
-use netlink_packet_route::link::{
-    AfSpecInet6, AfSpecUnspec, In6AddrGenMode, LinkAttribute, LinkFlags, LinkMessage,
-};
-use netlink_packet_route::route::{
-    RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteScope,
-};
-use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
+use netlink_packet_core::{DecodeError, NLM_F_CREATE, NLM_F_EXCL};
 
-use convert::{address_message, read_address, read_link, read_route, route_message};
+use attributes::Attributes;
+use convert::{
+    LinkMessage, address_message, addresses_message, delete_route_message, link_message,
+    new_route_message, read_address, read_route, routes_message, up_message,
+};
 
 pub(super) mod attributes;
 mod convert;
 mod exchange;
+mod message;
 mod monitor;
 mod rule;
 
 pub use exchange::{Netlink, NetlinkError};
 pub use monitor::{LinkEvent, LinkMonitor, LinkState};
 pub use rule::{GUARD_PROTOCOL, Rule, Sort};
+
+// include/uapi/linux/if_link.h; libc does not have them.
+const IFLA_INET6_ADDR_GEN_MODE: u16 = 8;
+const IN6_ADDR_GEN_MODE_NONE: u8 = 1;
 
 /// An interface at one moment.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -85,14 +86,10 @@ impl Netlink {
     ///
     /// When the kernel refuses; a name that does not exist is `None`.
     pub fn link(&mut self, name: &str) -> Result<Option<Link>, NetlinkError> {
-        let mut message = LinkMessage::default();
-        message.attributes.push(LinkAttribute::IfName(name.to_owned()));
-        let request = RouteNetlinkMessage::GetLink(message);
-        match self.exchange(format_args!("look for interface {name}"), request, 0) {
-            Ok(answers) => Ok(answers.into_iter().find_map(|answer| match answer {
-                RouteNetlinkMessage::NewLink(message) => Some(read_link(message)),
-                _ => None,
-            })),
+        let named = Attributes::default().text(libc::IFLA_IFNAME, name);
+        let request = link_message(libc::RTM_GETLINK, 0, &named);
+        match self.ask(format_args!("look for interface {name}"), request, read_link) {
+            Ok(links) => Ok(links.into_iter().next()),
             Err(error) if error.errno() == Some(libc::ENODEV) => Ok(None),
             Err(error) => Err(error),
         }
@@ -104,15 +101,8 @@ impl Netlink {
     ///
     /// When the kernel refuses.
     pub fn links(&mut self) -> Result<Vec<Link>, NetlinkError> {
-        let request = RouteNetlinkMessage::GetLink(LinkMessage::default());
-        let answers = self.dump(format_args!("list the interfaces"), request)?;
-        Ok(answers
-            .into_iter()
-            .filter_map(|answer| match answer {
-                RouteNetlinkMessage::NewLink(message) => Some(read_link(message)),
-                _ => None,
-            })
-            .collect())
+        let request = link_message(libc::RTM_GETLINK, 0, &Attributes::default());
+        self.dump(format_args!("list the interfaces"), request, read_link)
     }
 
     /// Deletes an interface.
@@ -121,9 +111,7 @@ impl Netlink {
     ///
     /// `EPERM` without `CAP_NET_ADMIN`, `ENODEV` when there is none, `EOPNOTSUPP` for a physical card.
     pub fn delete_link(&mut self, index: u32) -> Result<(), NetlinkError> {
-        let mut message = LinkMessage::default();
-        message.header.index = index;
-        let request = RouteNetlinkMessage::DelLink(message);
+        let request = link_message(libc::RTM_DELLINK, index, &Attributes::default());
         self.command(format_args!("delete interface {index}"), request, 0)
     }
 
@@ -134,7 +122,7 @@ impl Netlink {
     /// `EPERM` without `CAP_NET_ADMIN`, `ENODEV` when there is none, `EINVAL` for a size it cannot have.
     pub fn set_mtu(&mut self, index: u32, mtu: u32) -> Result<(), NetlinkError> {
         let what = format_args!("set the MTU of interface {index} to {mtu}");
-        self.set_link(what, index, LinkAttribute::Mtu(mtu))
+        self.set_link(what, index, Attributes::default().native(libc::IFLA_MTU, mtu))
     }
 
     /// Sets how many packets an interface queues.
@@ -144,7 +132,7 @@ impl Netlink {
     /// As [`Self::set_mtu`].
     pub fn set_txqueuelen(&mut self, index: u32, packets: u32) -> Result<(), NetlinkError> {
         let what = format_args!("set the queue length of interface {index} to {packets}");
-        self.set_link(what, index, LinkAttribute::TxQueueLen(packets))
+        self.set_link(what, index, Attributes::default().native(libc::IFLA_TXQLEN, packets))
     }
 
     /// Sets how many segments the kernel puts into one large packet for an interface.
@@ -154,7 +142,7 @@ impl Netlink {
     /// As [`Self::set_mtu`]; a kernel before 4.16 does not know it.
     pub fn set_gso_max_segs(&mut self, index: u32, segments: u32) -> Result<(), NetlinkError> {
         let what = format_args!("set the segments of interface {index} to {segments}");
-        self.set_link(what, index, LinkAttribute::GsoMaxSegs(segments))
+        self.set_link(what, index, Attributes::default().native(libc::IFLA_GSO_MAX_SEGS, segments))
     }
 
     /// Keeps the kernel from giving an interface a link-local IPv6 address of its own, now and when it
@@ -164,22 +152,19 @@ impl Netlink {
     ///
     /// As [`Self::set_mtu`]; `EAFNOSUPPORT` when the interface or the kernel has no IPv6.
     pub fn set_addr_gen_mode_none(&mut self, index: u32) -> Result<(), NetlinkError> {
-        let none = AfSpecInet6::AddrGenMode(In6AddrGenMode::None);
-        let attribute = LinkAttribute::AfSpecUnspec(vec![AfSpecUnspec::Inet6(vec![none])]);
+        let mode = Attributes::default().bytes(IFLA_INET6_ADDR_GEN_MODE, &[IN6_ADDR_GEN_MODE_NONE]);
+        let of_inet6 = Attributes::default().nested(libc::AF_INET6 as u16, mode);
         let what = format_args!("stop automatic IPv6 addresses on interface {index}");
-        self.set_link(what, index, attribute)
+        self.set_link(what, index, Attributes::default().nested(libc::IFLA_AF_SPEC, of_inet6))
     }
 
     fn set_link(
         &mut self,
         what: fmt::Arguments<'_>,
         index: u32,
-        attribute: LinkAttribute,
+        attributes: Attributes,
     ) -> Result<(), NetlinkError> {
-        let mut message = LinkMessage::default();
-        message.header.index = index;
-        message.attributes.push(attribute);
-        self.command(what, RouteNetlinkMessage::SetLink(message), 0)
+        self.command(what, link_message(libc::RTM_SETLINK, index, &attributes), 0)
     }
 
     /// Brings an interface up or down.
@@ -188,12 +173,8 @@ impl Netlink {
     ///
     /// `EPERM` without `CAP_NET_ADMIN`, `ENODEV` when there is none.
     pub fn set_up(&mut self, index: u32, up: bool) -> Result<(), NetlinkError> {
-        let mut message = LinkMessage::default();
-        message.header.index = index;
-        message.header.change_mask = LinkFlags::Up;
-        message.header.flags = if up { LinkFlags::Up } else { LinkFlags::empty() };
         let what = if up { "up" } else { "down" };
-        let request = RouteNetlinkMessage::SetLink(message);
+        let request = up_message(index, up);
         self.command(format_args!("bring interface {index} {what}"), request, 0)
     }
 
@@ -203,17 +184,8 @@ impl Netlink {
     ///
     /// When the kernel refuses.
     pub fn addresses(&mut self, index: u32) -> Result<Vec<IpNet>, NetlinkError> {
-        let mut message = AddressMessage::default();
-        message.header.index = index;
-        let request = RouteNetlinkMessage::GetAddress(message);
-        let answers =
-            self.dump(format_args!("list the addresses of interface {index}"), request)?;
-        let messages = answers.into_iter().filter_map(|answer| match answer {
-            RouteNetlinkMessage::NewAddress(message) => Some(message),
-            _ => None,
-        });
-        let ours = messages.filter(|message| message.header.index == index);
-        Ok(ours.filter_map(|message| read_address(&message)).collect())
+        let what = format_args!("list the addresses of interface {index}");
+        self.dump(what, addresses_message(index), |body| read_address(body, index))
     }
 
     /// Gives an interface an address with its prefix length. An IPv6 one is usable at once: nobody
@@ -224,12 +196,9 @@ impl Netlink {
     /// `EEXIST` when it has it; `EACCES` or `EOPNOTSUPP` for IPv6 when that is off; `EPERM` without
     /// `CAP_NET_ADMIN`.
     pub fn add_address(&mut self, index: u32, address: IpNet) -> Result<(), NetlinkError> {
-        let mut message = address_message(index, address);
-        if address.addr().is_ipv6() {
-            message.attributes.push(AddressAttribute::Flags(AddressFlags::Nodad));
-        }
+        let request = address_message(libc::RTM_NEWADDR, index, address);
         let what = format_args!("give interface {index} the address {address}");
-        self.command(what, RouteNetlinkMessage::NewAddress(message), NLM_F_CREATE | NLM_F_EXCL)
+        self.command(what, request, NLM_F_CREATE | NLM_F_EXCL)
     }
 
     /// Takes an address from an interface.
@@ -238,9 +207,9 @@ impl Netlink {
     ///
     /// `EADDRNOTAVAIL` when it does not have it; `EPERM` without `CAP_NET_ADMIN`.
     pub fn delete_address(&mut self, index: u32, address: IpNet) -> Result<(), NetlinkError> {
+        let request = address_message(libc::RTM_DELADDR, index, address);
         let what = format_args!("take the address {address} from interface {index}");
-        let message = address_message(index, address);
-        self.command(what, RouteNetlinkMessage::DelAddress(message), 0)
+        self.command(what, request, 0)
     }
 
     /// Lists the unicast routes of the main table that lead through an interface.
@@ -250,17 +219,10 @@ impl Netlink {
     /// When the kernel refuses.
     pub fn routes(&mut self, index: u32) -> Result<Vec<Route>, NetlinkError> {
         let mut found = Vec::new();
-        for family in [AddressFamily::Inet, AddressFamily::Inet6] {
-            let mut message = RouteMessage::default();
-            message.header.address_family = family;
-            message.header.table = RouteHeader::RT_TABLE_MAIN;
-            message.attributes.push(RouteAttribute::Oif(index));
+        for v6 in [false, true] {
             let what = format_args!("list the routes through interface {index}");
-            let answers = self.dump(what, RouteNetlinkMessage::GetRoute(message))?;
-            found.extend(answers.into_iter().filter_map(|answer| match answer {
-                RouteNetlinkMessage::NewRoute(message) => read_route(&message, index),
-                _ => None,
-            }));
+            let read = |body: &[u8]| read_route(body, index);
+            found.extend(self.dump(what, routes_message(v6, index), read)?);
         }
         Ok(found)
     }
@@ -272,7 +234,7 @@ impl Netlink {
     /// `EEXIST` when there is one of the same prefix and metric, wherever it leads; `ENODEV` or
     /// `ENETDOWN` when the interface is gone or down; `EPERM` without `CAP_NET_ADMIN`.
     pub fn add_route(&mut self, route: &Route) -> Result<(), NetlinkError> {
-        let request = RouteNetlinkMessage::NewRoute(route_message(route));
+        let request = new_route_message(route);
         self.command(format_args!("add the {route}"), request, NLM_F_CREATE | NLM_F_EXCL)
     }
 
@@ -282,11 +244,11 @@ impl Netlink {
     ///
     /// `ESRCH` when there is none; `EPERM` without `CAP_NET_ADMIN`.
     pub fn delete_route(&mut self, route: &Route) -> Result<(), NetlinkError> {
-        let mut message = route_message(route);
-        // Any scope and any origin: the kernel, or whoever made it, may have given it others than we would.
-        message.header.scope = RouteScope::NoWhere;
-        message.header.protocol = RouteProtocol::Unspec;
-        let request = RouteNetlinkMessage::DelRoute(message);
+        let request = delete_route_message(route);
         self.command(format_args!("delete the {route}"), request, 0)
     }
+}
+
+fn read_link(body: &[u8]) -> Result<Option<Link>, DecodeError> {
+    LinkMessage::read(body).map(|message| Some(message.link))
 }

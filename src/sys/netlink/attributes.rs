@@ -2,7 +2,7 @@
 //!
 //! Their shape alone (`nlattr` in include/uapi/linux/netlink.h): length and number, the value, padding to 4
 //! bytes. What a number means stands where it is used. They are read with `NlasIterator`. Called by the
-//! requests to nftables.
+//! requests of the room above and by those to nftables.
 
 /// Netlink attributes, one behind the other.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -17,6 +17,11 @@ impl Attributes {
         self.0.extend(value);
         self.0.resize(self.0.len().next_multiple_of(4), 0);
         self
+    }
+
+    /// Adds a number in the machine's own byte order, as the routing part of the kernel has them.
+    pub(in crate::sys) fn native(self, kind: u16, value: u32) -> Self {
+        self.bytes(kind, &value.to_ne_bytes())
     }
 
     /// Adds a text, which ends with a zero.
@@ -54,10 +59,7 @@ mod tests {
     #[test]
     fn attributes_begin_at_multiples_of_four_bytes_and_are_read_as_they_were_written() {
         let inner = Attributes::default().bytes(2, &[7]);
-        let all = Attributes::default()
-            .text(1, "lo")
-            .bytes(4, &1500u32.to_ne_bytes())
-            .nested(3, inner.clone());
+        let all = Attributes::default().text(1, "lo").native(4, 1500).nested(3, inner.clone());
         assert_eq!(inner.as_bytes(), [&5u16.to_ne_bytes()[..], &[2, 0, 7, 0, 0, 0]].concat());
         let expected = [
             (1, b"lo\0".to_vec()),

@@ -8,13 +8,13 @@ use std::fmt;
 use std::io;
 
 use netlink_packet_core::{
-    NLM_F_ACK, NLM_F_ACK_TLVS, NLM_F_CAPPED, NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_REQUEST,
-    NetlinkHeader, NetlinkMessage, NetlinkPayload, NlasIterator,
+    DecodeError, NLM_F_ACK, NLM_F_ACK_TLVS, NLM_F_CAPPED, NLM_F_DUMP, NLM_F_DUMP_INTR,
+    NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload, NlasIterator,
 };
-use netlink_packet_route::RouteNetlinkMessage;
 use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
 
 use super::attributes::text;
+use super::message::Message;
 
 /// Bytes of one receive: what a dump puts into one datagram at most (net/netlink/af_netlink.c,
 /// `netlink_recvmsg`). The single answers that are asked for here are far smaller.
@@ -90,40 +90,55 @@ impl Netlink {
     pub(super) fn command(
         &mut self,
         what: fmt::Arguments<'_>,
-        message: RouteNetlinkMessage,
+        message: Message,
         flags: u16,
     ) -> Result<(), NetlinkError> {
         self.exchange(what, message, flags).map(|_| ())
     }
 
-    pub(super) fn dump(
+    /// Asks for one thing, and reads what the kernel says about it.
+    pub(super) fn ask<T>(
         &mut self,
         what: fmt::Arguments<'_>,
-        message: RouteNetlinkMessage,
-    ) -> Result<Vec<RouteNetlinkMessage>, NetlinkError> {
+        message: Message,
+        read: impl Fn(&[u8]) -> Result<Option<T>, DecodeError>,
+    ) -> Result<Vec<T>, NetlinkError> {
+        let answer = message.answer();
+        let answers = self.exchange(what, message, 0)?;
+        read_all(what, &answers, answer, read)
+    }
+
+    /// Asks for all that there is of something, and reads what the kernel says about each; what `read` has
+    /// nothing for is left out.
+    pub(super) fn dump<T>(
+        &mut self,
+        what: fmt::Arguments<'_>,
+        message: Message,
+        read: impl Fn(&[u8]) -> Result<Option<T>, DecodeError>,
+    ) -> Result<Vec<T>, NetlinkError> {
         let mut attempts = DUMP_ATTEMPTS;
         loop {
             attempts -= 1;
             match self.exchange(what, message.clone(), NLM_F_DUMP) {
                 Err(error) if error.error.kind() == io::ErrorKind::Interrupted && attempts > 0 => {}
-                result => return result,
+                result => return read_all(what, &result?, message.answer(), read),
             }
         }
     }
 
     /// Sends one request, and collects its answers up to the acknowledgement or the end of the dump.
-    pub(super) fn exchange(
+    fn exchange(
         &mut self,
         what: fmt::Arguments<'_>,
-        message: RouteNetlinkMessage,
+        message: Message,
         flags: u16,
-    ) -> Result<Vec<RouteNetlinkMessage>, NetlinkError> {
+    ) -> Result<Vec<Message>, NetlinkError> {
         self.send(message, flags)
             .and_then(|()| self.collect())
             .map_err(|(error, kernel)| NetlinkError { request: what.to_string(), error, kernel })
     }
 
-    fn send(&mut self, message: RouteNetlinkMessage, flags: u16) -> Result<(), Refusal> {
+    fn send(&mut self, message: Message, flags: u16) -> Result<(), Refusal> {
         self.sequence = self.sequence.wrapping_add(1);
         let mut header = NetlinkHeader::default();
         header.flags = NLM_F_REQUEST | NLM_F_ACK | flags;
@@ -137,7 +152,7 @@ impl Netlink {
         Ok(())
     }
 
-    fn collect(&mut self) -> Result<Vec<RouteNetlinkMessage>, Refusal> {
+    fn collect(&mut self) -> Result<Vec<Message>, Refusal> {
         let mut answers = Vec::new();
         let mut changed_under_us = false;
         loop {
@@ -168,6 +183,23 @@ impl Netlink {
             }
         }
     }
+}
+
+/// Reads the answers of one type; there are no others, unless a newer kernel adds some.
+fn read_all<T>(
+    what: fmt::Arguments<'_>,
+    answers: &[Message],
+    answer: u16,
+    read: impl Fn(&[u8]) -> Result<Option<T>, DecodeError>,
+) -> Result<Vec<T>, NetlinkError> {
+    let wanted = answers.iter().filter(|message| message.kind == answer);
+    let read: Result<Vec<T>, _> =
+        wanted.filter_map(|message| read(&message.body).transpose()).collect();
+    read.map_err(|error| {
+        let error = format!("Failed to parse message with type {answer}: {error}");
+        let error = io::Error::new(io::ErrorKind::InvalidData, error);
+        NetlinkError { request: what.to_string(), error, kernel: None }
+    })
 }
 
 /// The errno, and the kernel's own words if it has any.
@@ -203,13 +235,13 @@ pub(super) fn receive<'a>(socket: &Socket, buffer: &'a mut Vec<u8>) -> io::Resul
 pub(super) struct Messages<'a>(pub(super) &'a [u8]);
 
 impl Iterator for Messages<'_> {
-    type Item = io::Result<NetlinkMessage<RouteNetlinkMessage>>;
+    type Item = io::Result<NetlinkMessage<Message>>;
 
     fn next(&mut self) -> Option<Self::Item> {
         if self.0.is_empty() {
             return None;
         }
-        let message = NetlinkMessage::<RouteNetlinkMessage>::deserialize(self.0);
+        let message = NetlinkMessage::<Message>::deserialize(self.0);
         // Messages begin at multiples of 4 bytes (NLMSG_ALIGN). One that cannot be read ends the walk.
         let length = message.as_ref().map_or(usize::MAX, |message| message.header.length as usize);
         let next = length.checked_next_multiple_of(4).unwrap_or(usize::MAX);

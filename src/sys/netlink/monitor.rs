@@ -8,15 +8,14 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 
 use netlink_packet_core::NetlinkPayload;
-use netlink_packet_route::link::{LinkFlags, LinkMessage};
-use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use netlink_sys::{Socket, protocols::NETLINK_ROUTE};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
 use super::Link;
-use super::convert::read_link;
+use super::convert::LinkMessage;
 use super::exchange::{Messages, RECEIVE_BYTES, receive};
+use super::message::Message;
 
 /// What happened.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -90,9 +89,8 @@ impl LinkMonitor {
             match receive(&self.socket, &mut self.buffer) {
                 Ok(datagram) => self.waiting.extend(Messages(datagram).filter_map(|message| {
                     match message.map(|message| message.payload) {
-                        Ok(NetlinkPayload::InnerMessage(message)) => read_event(message),
+                        Ok(NetlinkPayload::InnerMessage(message)) => read_event(&message),
                         Ok(_) => None,
-                        // From a newer kernel, perhaps: something changed, and we cannot say what.
                         Err(_) => Some(LinkEvent::Resync),
                     }
                 })),
@@ -123,24 +121,72 @@ impl AsRawFd for LinkMonitor {
     }
 }
 
-fn read_event(message: RouteNetlinkMessage) -> Option<LinkEvent> {
-    let (message, deleted) = match message {
-        RouteNetlinkMessage::NewLink(message) => (message, false),
-        RouteNetlinkMessage::DelLink(message) => (message, true),
+fn read_event(message: &Message) -> Option<LinkEvent> {
+    let deleted = match message.kind {
+        libc::RTM_NEWLINK => false,
+        libc::RTM_DELLINK => true,
         _ => return None,
+    };
+    let Ok(message) = LinkMessage::read(&message.body) else {
+        // From a newer kernel, perhaps: something changed, and we cannot say what.
+        return Some(LinkEvent::Resync);
     };
     if !is_about_the_link(&message) {
         return None;
     }
-    let carrier = message.header.flags.contains(LinkFlags::LowerUp);
-    let link = read_link(message);
-    let (up, carrier) = (link.up && !deleted, carrier && link.up && !deleted);
-    let Link { index, name, kind, mtu, .. } = link;
+    let carrier = message.carrier();
+    let Link { index, name, kind, mtu, up } = message.link;
+    let (up, carrier) = (up && !deleted, carrier && up && !deleted);
     Some(LinkEvent::Link(LinkState { index, name, kind, up, mtu, carrier, deleted }))
 }
 
 /// A bridge tells about its ports in the same group and the same words: there, "deleted" means that an
 /// interface has left the bridge (net/bridge/br_netlink.c).
 fn is_about_the_link(message: &LinkMessage) -> bool {
-    message.header.interface_family == AddressFamily::Unspec
+    i32::from(message.family) == libc::AF_UNSPEC
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::attributes::Attributes;
+    use super::*;
+
+    const UP: u32 = (libc::IFF_UP | libc::IFF_LOWER_UP) as u32;
+
+    fn message(kind: u16, family: u8, attributes: &Attributes) -> Message {
+        let header = [[family, 0, 0, 0], 7u32.to_ne_bytes(), UP.to_ne_bytes(), [0; 4]];
+        Message::new(kind, header, attributes)
+    }
+
+    #[test]
+    fn an_interface_that_has_gone_is_not_up_and_has_no_carrier() {
+        let attributes = Attributes::default().text(libc::IFLA_IFNAME, "hush0");
+        let there = LinkState {
+            index: 7,
+            name: "hush0".to_owned(),
+            kind: None,
+            up: true,
+            mtu: 0,
+            carrier: true,
+            deleted: false,
+        };
+        let gone = LinkState { up: false, carrier: false, deleted: true, ..there.clone() };
+        for (kind, state) in [(libc::RTM_NEWLINK, there), (libc::RTM_DELLINK, gone)] {
+            let event = read_event(&message(kind, 0, &attributes));
+            assert_eq!(event, Some(LinkEvent::Link(state)));
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_a_reason_to_look_and_what_is_about_something_else_is_none() {
+        let strange = Attributes::default().bytes(libc::IFLA_MTU, &[1, 2, 3]);
+        let broken = message(libc::RTM_NEWLINK, 0, &strange);
+        assert_eq!(read_event(&broken), Some(LinkEvent::Resync));
+        let mut short = message(libc::RTM_DELLINK, 0, &Attributes::default());
+        short.body.pop();
+        assert_eq!(read_event(&short), Some(LinkEvent::Resync));
+        assert_eq!(read_event(&message(libc::RTM_NEWADDR, 0, &strange)), None);
+        let of_bridge = message(libc::RTM_DELLINK, libc::AF_BRIDGE as u8, &Attributes::default());
+        assert_eq!(read_event(&of_bridge), None);
+    }
 }
