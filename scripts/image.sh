@@ -3,7 +3,7 @@
 #
 # The program goes to target/image/hushwire, beside its Dockerfile: a build context of one file. Nothing is
 # downloaded but crates that are missing; names are resolved by glibc's own files and DNS (2.34 and later),
-# without any shared library.
+# without any shared library. Its relocations are packed (RELR) where glibc can unpack them.
 set -euo pipefail
 
 readonly USAGE='usage: scripts/image.sh [--engine docker|podman] [NAME[:TAG]]
@@ -25,8 +25,14 @@ main() {
 
   local triple
   triple=$(rustc -vV | sed -n 's/^host: //p')
-  # With --target the flag is for the program alone: what runs during the build needs its libraries.
-  RUSTFLAGS="${RUSTFLAGS-} -C target-feature=+crt-static" \
+  # The program relocates itself by the code of the glibc that it is built with. From 2.36 on that reads packed
+  # relocations; with an older one they would stay as they are, and the program would crash.
+  local flags='-C target-feature=+crt-static'
+  if printf '%s\n' 'glibc 2.36' "$(getconf GNU_LIBC_VERSION)" | sort --version-sort --check=quiet; then
+    flags+=' -C link-arg=-Wl,-z,pack-relative-relocs'
+  fi
+  # With --target the flags are for the program alone: what runs during the build needs its libraries.
+  RUSTFLAGS="${RUSTFLAGS-} $flags" \
     cargo build --release --locked --quiet --target "$triple" --target-dir target/static
   mkdir -p target/image
   cp "target/static/$triple/release/hushwire" config/docker/Dockerfile target/image/
