@@ -39,11 +39,13 @@ use crate::wireguard::{Change, Device, Event, Snapshot};
 mod answers;
 mod backlog;
 mod codel;
+mod frequency;
 mod pace;
 mod ports;
 
 use answers::Answers;
 use backlog::{Backlog, Waiting};
+use frequency::Frequency;
 use pace::Pace;
 use ports::{CONTROL_PLANE, OVERLAY, Ports};
 
@@ -234,16 +236,13 @@ pub fn start(
         received: ReceiveBatch::new(RECEIVE_BATCH, BUFFER),
         are_joined: false,
         pace: Pace::new(),
+        frequency: Frequency::default(),
         answers: Answers::default(),
         fwmark,
     };
     plane.device.set_offload(plane.ports.tun().map_or(Offload::None, Tun::offload));
     let (tell, confined) = mpsc::channel();
     let thread = std::thread::Builder::new().name("packets".into()).spawn(move || {
-        // The list of calls that are left does not have this one.
-        if let Err(error) = scheduling::take_short_slices() {
-            warn!(%error, "the packet loop runs when the scheduler likes: slower beside other work");
-        }
         let result = sandbox::confine_packet_loop();
         let is_confined = result.is_ok();
         let _ = tell.send(result);
@@ -268,6 +267,7 @@ struct Dataplane {
     /// The last receive has brought joined datagrams.
     are_joined: bool,
     pace: Pace,
+    frequency: Frequency,
     answers: Answers,
     fwmark: u32,
 }
@@ -286,6 +286,9 @@ impl Dataplane {
                 continue;
             };
             self.pace.woke(now);
+            if let Some(often) = self.frequency.woke(now) {
+                take_slices(often);
+            }
             self.backlog.shrink(now);
             if self.device.next_timeout().is_some_and(|at| at <= now) {
                 self.device.handle_timeout(now);
@@ -511,5 +514,12 @@ impl Dataplane {
             self.ports.drain(&mut self.device, now);
         }
         Ok(())
+    }
+}
+
+/// Has the scheduler let the loop run sooner, or as any other thread.
+fn take_slices(short: bool) {
+    if let Err(error) = scheduling::take_slices(short) {
+        warn!(%error, "the packet loop runs when the scheduler likes: slower beside other work");
     }
 }

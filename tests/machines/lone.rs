@@ -1,6 +1,9 @@
-//! What a lone datagram costs: three system calls of the packet loop at each end, and no other.
+//! What a lone datagram costs: three system calls of the packet loop at each end, and no other; and the one
+//! that is made when datagrams come often, or no longer do.
 
 use std::collections::BTreeMap;
+use std::net::UdpSocket;
+use std::time::Duration;
 
 use nix::sys::signal::Signal;
 
@@ -49,24 +52,49 @@ impl Trace {
     }
 }
 
+/// Sockets on both sides of a tunnel, and strace at its two loops.
+struct Traced {
+    sending: UdpSocket,
+    receiving: UdpSocket,
+    traces: [Trace; 2],
+    // Its machines end last.
+    _pair: Pair,
+}
+
+impl Traced {
+    fn start() -> Self {
+        let pair = Pair::new([HUSHWIRE; 2], "");
+        pair.adjust(1420, 1500, "192.0.2.2");
+        let (sender, receiver) = (pair.left(false), pair.right(false));
+        let receiving = receiver.machine.udp("10.99.0.2:9094").expect("cannot bind");
+        let sending = sender.machine.udp("10.99.0.1:9094").expect("cannot bind");
+        receiving.set_read_timeout(Some(seconds(2))).expect("an option of sockets");
+        let traces = [0, 1].map(|index| Trace::start(&pair, index));
+        Self { sending, receiving, traces, _pair: pair }
+    }
+
+    fn send(&self, datagrams: usize, pause: Duration) {
+        for number in 0..datagrams {
+            let datagram = [number as u8; 200];
+            self.sending.send_to(&datagram, "10.99.0.2:9094").expect("cannot send");
+            let mut buffer = [0; 300];
+            assert_eq!(self.receiving.recv(&mut buffer).expect("it is lost"), datagram.len());
+            std::thread::sleep(pause);
+        }
+    }
+
+    /// How often each system call began, at the sender and at the receiver.
+    fn stop(self) -> [BTreeMap<String, usize>; 2] {
+        self.traces.map(Trace::stop)
+    }
+}
+
 #[test]
 fn a_lone_datagram_costs_three_system_calls_at_each_end() {
-    let pair = Pair::new([HUSHWIRE; 2], "");
-    pair.adjust(1420, 1500, "192.0.2.2");
-    let (sender, receiver) = (pair.left(false), pair.right(false));
-    let receiving = receiver.machine.udp("10.99.0.2:9094").expect("cannot bind");
-    let sending = sender.machine.udp("10.99.0.1:9094").expect("cannot bind");
-    receiving.set_read_timeout(Some(seconds(2))).expect("an option of sockets");
-    let mut traces = [0, 1].map(|index| Trace::start(&pair, index)).into_iter();
-    for number in 0..DATAGRAMS {
-        let datagram = [number as u8; 200];
-        sending.send_to(&datagram, "10.99.0.2:9094").expect("cannot send");
-        let mut buffer = [0; 300];
-        assert_eq!(receiving.recv(&mut buffer).expect("it is lost"), datagram.len());
-        std::thread::sleep(millis(20));
-    }
-    for expected in [["epoll_pwait", "read", "sendmsg"], ["epoll_pwait", "recvmmsg", "writev"]] {
-        let counts = traces.next().expect("two of them").stop();
+    let tunnel = Traced::start();
+    tunnel.send(DATAGRAMS, millis(20));
+    let expected = [["epoll_pwait", "read", "sendmsg"], ["epoll_pwait", "recvmmsg", "writev"]];
+    for (counts, expected) in tunnel.stop().into_iter().zip(expected) {
         println!("{DATAGRAMS} datagrams: {counts:?}");
         for name in expected {
             let count = counts.get(name).copied().unwrap_or(0);
@@ -74,5 +102,18 @@ fn a_lone_datagram_costs_three_system_calls_at_each_end() {
         }
         let others = counts.iter().filter(|(name, _)| !expected.contains(&name.as_str()));
         assert!(others.map(|(_, count)| count).sum::<usize>() <= OTHERS, "{counts:?}");
+    }
+}
+
+#[test]
+fn short_slices_are_asked_for_when_datagrams_come_often_and_given_back_when_they_no_longer_do() {
+    let tunnel = Traced::start();
+    tunnel.send(300, Duration::ZERO);
+    tunnel.send(50, millis(50));
+    for counts in tunnel.stop() {
+        println!("often, then seldom: {counts:?}");
+        let count = counts.get("sched_setattr").copied().unwrap_or(0);
+        // A machine that stops for half a second makes it two more.
+        assert!(count >= 2 && count.is_multiple_of(2), "{counts:?}");
     }
 }

@@ -194,10 +194,8 @@ pub(super) fn control_plane(helper: Option<u32>, follows: bool) -> Filter {
     }
     let local = [argument(0, libc::AF_UNIX as u32)];
     filter = filter.allow_if(libc::SYS_socket, &local).allow_if(libc::SYS_socketpair, &local);
-    // The packet loop's thread asks for short slices, for itself, before it is confined further.
-    for call in [libc::SYS_sched_getattr, libc::SYS_sched_setattr] {
-        filter = filter.allow_if(call, &[argument(0, 0)]);
-    }
+    // A thread has the lists of who started it as well.
+    filter = allow_slices(filter);
     if let Some(helper) = helper {
         filter = filter.allow_if(libc::SYS_kill, &[argument(0, helper)]);
     }
@@ -214,7 +212,7 @@ pub(super) fn control_plane(helper: Option<u32>, follows: bool) -> Filter {
 pub(super) fn packet_loop() -> Filter {
     let more = [libc::SYS_bind, libc::SYS_connect, libc::SYS_setsockopt, libc::SYS_fcntl];
     let filter = Filter::new().allow(DAILY).allow(&more);
-    allow_data(allow_udp(allow_end(filter)))
+    allow_slices(allow_data(allow_udp(allow_end(filter))))
 }
 
 /// Attaching: the TUN device, netlink for routes and for the guard, and a thread that enters a namespace.
@@ -289,6 +287,13 @@ fn allow_routing(filter: Filter) -> Filter {
 
 fn of_kind(family: libc::c_int, kind: libc::c_int) -> [Argument; 2] {
     [argument(0, family as u32), masked(1, KIND, kind as u32)]
+}
+
+/// The packet loop asks for short slices, for itself.
+fn allow_slices(filter: Filter) -> Filter {
+    [libc::SYS_sched_getattr, libc::SYS_sched_setattr]
+        .into_iter()
+        .fold(filter, |filter, call| filter.allow_if(call, &[argument(0, 0)]))
 }
 
 /// Memory that is never code.
