@@ -7,32 +7,28 @@
 
 use std::time::{Duration, Instant};
 
-/// Wakeups after which one looks at how long they took.
-const WAKEUPS: u32 = 16;
-/// They were often when they took less than this, 100 a second, and no longer when they took more than that.
-const OFTEN: Duration = Duration::from_millis(160);
-const SELDOM: Duration = Duration::from_millis(500);
+/// They come often once so many wakeups in a row came this soon after the one before, and no longer after one
+/// pause of that length. What is between keeps things as they are.
+const IN_A_ROW: u32 = 16;
+const SOON: Duration = Duration::from_millis(10);
+const PAUSE: Duration = Duration::from_millis(50);
 
 /// How often the loop wakes up.
 #[derive(Debug, Default)]
 pub(super) struct Frequency {
     is_high: bool,
-    /// Wakeups since then.
-    wakeups: u32,
-    since: Option<Instant>,
+    woke: Option<Instant>,
+    /// Wakeups in a row that came soon.
+    soon: u32,
 }
 
 impl Frequency {
     /// Called at each wakeup: whether packets come often, when that has changed.
     pub(super) fn woke(&mut self, now: Instant) -> Option<bool> {
-        self.wakeups += 1;
-        if self.wakeups < WAKEUPS {
-            return None;
-        }
-        self.wakeups = 0;
-        let took = now.saturating_duration_since(self.since.replace(now)?);
+        let pause = now.saturating_duration_since(self.woke.replace(now)?);
+        self.soon = if pause < SOON { (self.soon + 1).min(IN_A_ROW) } else { 0 };
         let was_high = self.is_high;
-        self.is_high = took < if was_high { SELDOM } else { OFTEN };
+        self.is_high = self.soon == IN_A_ROW || (was_high && pause < PAUSE);
         (self.is_high != was_high).then_some(self.is_high)
     }
 }
@@ -54,20 +50,15 @@ mod tests {
     }
 
     #[test]
-    fn what_comes_every_other_millisecond_is_often_until_it_comes_seldom() {
+    fn what_comes_every_other_millisecond_is_often_until_there_is_a_pause() {
         let (mut frequency, mut now) = (Frequency::default(), Instant::now());
         let mut changes = |pause, times| changes(&mut frequency, &mut now, pause, times);
         assert_eq!(changes(200, 100), NONE, "gossip");
+        assert_eq!(changes(2, 15), NONE, "a burst");
+        assert_eq!(changes(200, 1), NONE);
         assert_eq!(changes(2, 40), [true]);
-        assert_eq!(changes(20, 100), NONE, "slower, but not seldom");
-        assert_eq!(changes(100, 40), [false]);
+        assert_eq!(changes(20, 100), NONE, "slower, but without a pause");
+        assert_eq!(changes(50, 1), [false]);
         assert_eq!(changes(20, 100), NONE, "faster, but not often");
-    }
-
-    #[test]
-    fn the_first_wakeups_tell_nothing() {
-        let (mut frequency, mut now) = (Frequency::default(), Instant::now());
-        assert_eq!(changes(&mut frequency, &mut now, 0, 2 * WAKEUPS - 1), NONE);
-        assert_eq!(changes(&mut frequency, &mut now, 0, 1), [true]);
     }
 }

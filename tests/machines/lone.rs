@@ -109,11 +109,11 @@ fn a_lone_datagram_costs_three_system_calls_at_each_end() {
 fn short_slices_are_asked_for_when_datagrams_come_often_and_given_back_when_they_no_longer_do() {
     let tunnel = Traced::start();
     tunnel.send(300, Duration::ZERO);
-    tunnel.send(50, millis(50));
+    tunnel.send(10, millis(100));
     for counts in tunnel.stop() {
         println!("often, then seldom: {counts:?}");
         let count = counts.get("sched_setattr").copied().unwrap_or(0);
-        // A machine that stops for half a second makes it two more.
+        // A machine that stops for a moment makes it two more.
         assert!(count >= 2 && count.is_multiple_of(2), "{counts:?}");
     }
 }
