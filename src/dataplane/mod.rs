@@ -236,7 +236,7 @@ pub fn start(
         received: ReceiveBatch::new(RECEIVE_BATCH, BUFFER),
         are_joined: false,
         pace: Pace::new(),
-        frequency: Frequency::default(),
+        frequency: Some(Frequency::default()),
         answers: Answers::default(),
         fwmark,
     };
@@ -267,7 +267,8 @@ struct Dataplane {
     /// The last receive has brought joined datagrams.
     are_joined: bool,
     pace: Pace,
-    frequency: Frequency,
+    /// None where short slices are refused.
+    frequency: Option<Frequency>,
     answers: Answers,
     fwmark: u32,
 }
@@ -286,9 +287,7 @@ impl Dataplane {
                 continue;
             };
             self.pace.woke(now);
-            if let Some(often) = self.frequency.woke(now) {
-                take_slices(often);
-            }
+            self.take_slices(now);
             self.backlog.shrink(now);
             if self.device.next_timeout().is_some_and(|at| at <= now) {
                 self.device.handle_timeout(now);
@@ -312,6 +311,17 @@ impl Dataplane {
                 self.answers.found_none();
             }
             self.work_off(now);
+        }
+    }
+
+    /// Has the scheduler let the loop run sooner while packets come often. A refusal is told once.
+    fn take_slices(&mut self, now: Instant) {
+        let change = self.frequency.as_mut().and_then(|frequency| frequency.woke(now));
+        if let Some(short) = change
+            && let Err(error) = scheduling::take_slices(short)
+        {
+            warn!(%error, "the packet loop runs when the scheduler likes: slower beside other work");
+            self.frequency = None;
         }
     }
 
@@ -514,12 +524,5 @@ impl Dataplane {
             self.ports.drain(&mut self.device, now);
         }
         Ok(())
-    }
-}
-
-/// Has the scheduler let the loop run sooner, or as any other thread.
-fn take_slices(short: bool) {
-    if let Err(error) = scheduling::take_slices(short) {
-        warn!(%error, "the packet loop runs when the scheduler likes: slower beside other work");
     }
 }
