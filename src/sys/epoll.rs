@@ -5,10 +5,10 @@
 
 use std::io;
 use std::mem;
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::time::Duration;
 
-use super::checked;
+use super::{call, checked};
 
 /// How many are told of in one wait: the others come with the next one, and before those that were told of.
 const MOST_EVENTS: usize = 8;
@@ -74,20 +74,9 @@ impl Epoll {
         });
         // SAFETY: `epoll_event` is two integers, and all zeros is a valid value of it.
         let mut events: [libc::epoll_event; MOST_EVENTS] = unsafe { mem::zeroed() };
-        // SAFETY: the kernel writes to `events`, of which there are as many as it is told, and no signal
-        // mask is given.
-        let filled = checked(unsafe {
-            libc::epoll_pwait(
-                self.0.as_raw_fd(),
-                events.as_mut_ptr(),
-                MOST_EVENTS as libc::c_int,
-                timeout,
-                std::ptr::null(),
-            )
-        });
-        match filled {
+        match call::epoll_wait(self.0.as_fd(), &mut events, timeout) {
             Ok(filled) => {
-                let filled = events.iter().take(usize::try_from(filled).unwrap_or(0));
+                let filled = events.iter().take(filled);
                 Ok(Ready(
                     filled.fold(0, |ready, event| ready | 1u64.unbounded_shl(event.u64 as u32)),
                 ))
@@ -122,7 +111,6 @@ impl Iterator for Ready {
 #[cfg(test)]
 mod tests {
     use std::io::{Read, Write};
-    use std::os::fd::AsFd;
     use std::os::unix::net::UnixStream;
 
     use super::*;

@@ -13,6 +13,7 @@
 
 pub mod attach;
 pub mod background;
+mod call;
 pub mod epoll;
 pub mod guard;
 pub mod helper;

@@ -7,11 +7,11 @@
 //! closed, unless somebody made it persistent.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, IoSlice, Read, Write};
+use std::io::{self, IoSlice};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
 
-use super::checked;
+use super::{call, checked};
 use crate::offload::{Offload, VnetHeader};
 
 /// The one descriptor of a TUN device.
@@ -99,7 +99,7 @@ impl Tun {
     pub fn recv(&self, buffer: &mut [u8]) -> io::Result<(VnetHeader, usize)> {
         let start = if self.headers { 0 } else { HEADROOM };
         let place = buffer.get_mut(start..).unwrap_or_default();
-        let read = retry_interrupted(|| (&self.file).read(place))?;
+        let read = retry_interrupted(|| call::read(self.as_fd(), place))?;
         let header = buffer.first_chunk().filter(|_| self.headers).map(VnetHeader::from_bytes);
         Ok((header.unwrap_or_default(), (start + read).saturating_sub(HEADROOM)))
     }
@@ -139,7 +139,7 @@ impl Tun {
         }
         let slices = slices.get(..used).unwrap_or_default();
         // The kernel takes a packet whole or not at all.
-        retry_interrupted(|| (&self.file).write_vectored(slices)).map(|_| ())
+        retry_interrupted(|| call::writev(self.as_fd(), slices)).map(|_| ())
     }
 
     /// Lets the interface go with its last descriptor, also one that was made to stay.

@@ -11,8 +11,8 @@ use std::mem::{self, size_of};
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
-use super::checked;
 use super::message::{Control, RawAddress};
+use super::{call, checked};
 use crate::wireguard::{Ecn, Endpoint};
 
 mod adopt;
@@ -407,7 +407,7 @@ fn send_once(
     }
     loop {
         // SAFETY: address, payload and control live through the call, which only reads them.
-        match checked(unsafe { libc::sendmsg(socket.as_raw_fd(), &raw const message, 0) }) {
+        match unsafe { call::sendmsg(socket, &message) } {
             Ok(_) => return Ok(()),
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(error) => return Err(error),

@@ -6,9 +6,9 @@
 use std::fmt;
 use std::io;
 use std::mem::size_of;
-use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::fd::BorrowedFd;
 
-use super::super::checked;
+use super::super::call;
 use super::super::message::{Ancillary, Control, RawAddress};
 use super::empty_message;
 use crate::wireguard::{Ecn, Endpoint};
@@ -133,18 +133,10 @@ impl ReceiveBatch {
             message.msg_control = std::ptr::from_mut(control).cast();
             message.msg_controllen = Control::LEN as _;
         }
+        let headers = self.headers.get_mut(..most).unwrap_or_default();
         // SAFETY: each header's pointers have just been made from places that live through the call, are
         // disjoint, and have the lengths that stand beside them.
-        let filled = checked(unsafe {
-            libc::recvmmsg(
-                socket.as_raw_fd(),
-                self.headers.as_mut_ptr(),
-                most as libc::c_uint,
-                libc::MSG_DONTWAIT as _,
-                std::ptr::null_mut(),
-            )
-        })?;
-        self.filled = usize::try_from(filled).unwrap_or(0);
+        self.filled = unsafe { call::recvmmsg(socket, headers) }?;
         let truncated = self.headers.iter().take(self.filled).filter(|header| is_truncated(header));
         self.truncated += truncated.count() as u64;
         Ok(self.filled)
