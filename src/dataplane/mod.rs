@@ -396,6 +396,7 @@ impl Dataplane {
     }
 
     /// There is no TUN any more, and the control plane is told.
+    #[cold]
     fn tun_gone(&mut self) {
         // Only to wait for one can fail.
         let _ = self.ports.set_tun(None);
@@ -437,6 +438,7 @@ impl Dataplane {
     }
 
     /// Does what the control plane wants; false when it wants the end.
+    #[cold]
     fn take_commands(&mut self, now: Instant) -> bool {
         self.waker.reset();
         loop {

@@ -231,6 +231,7 @@ impl Device {
 
     /// Tells that several datagrams for this peer could not leave together: its path has no segmentation
     /// offload. They leave one by one for a while.
+    #[cold]
     pub fn segmentation_refused(&mut self, now: Instant, peer: Option<PeerId>) {
         if let Some(slot) = peer.and_then(|id| self.peers.get_mut(&id)) {
             slot.peer.segmentation_refused(now);
@@ -238,6 +239,7 @@ impl Device {
     }
 
     /// Tells that so many datagrams for this peer, with so many bytes, could not be sent.
+    #[cold]
     pub fn transmit_failed(
         &mut self,
         now: Instant,
@@ -250,6 +252,7 @@ impl Device {
     }
 
     /// Tells that the address which this peer's datagrams left from is gone.
+    #[cold]
     pub fn source_gone(&mut self, peer: Option<PeerId>) {
         if let Some(slot) = peer.and_then(|id| self.peers.get_mut(&id)) {
             slot.peer.forget_source();
@@ -294,6 +297,7 @@ impl Device {
         }
     }
 
+    #[cold]
     fn receive_initiation(
         &mut self,
         now: Instant,
@@ -307,6 +311,7 @@ impl Device {
         self.count(now, id, |peer, cx| peer.receive_initiation(cx, from, initiation))
     }
 
+    #[cold]
     fn receive_response(
         &mut self,
         now: Instant,

@@ -96,6 +96,7 @@ impl Connected {
     }
 
     /// Gives the place of an endpoint away.
+    #[cold]
     pub(super) fn forget(&mut self, to: &Endpoint) {
         if let Some(place) = self.places.iter_mut().find(|place| place.to.as_ref() == Some(to)) {
             place.to = None;
@@ -127,6 +128,7 @@ impl Connected {
 }
 
 impl Place {
+    #[cold]
     fn connect(&mut self, shared: BorrowedFd<'_>, port: u16) -> io::Result<()> {
         let Some(Endpoint { address, source: Some(source) }) = self.to else {
             return Err(io::ErrorKind::AddrNotAvailable.into());
