@@ -40,9 +40,8 @@ main() {
   part 'bench' bench
   if [[ -z $quick ]]; then
     part 'fuzz' fuzz
-    part 'optimised build' cargo build --release --locked --quiet
+    part 'optimised builds' optimised_builds
     part 'namespace suite' namespace_suite
-    part 'image' scripts/image.sh
     part 'containers' containers
     part 'bench, shortly' scripts/bench.sh --quick start udp flows
   fi
@@ -148,6 +147,14 @@ bench() {
     cargo clippy "${package[@]}" --all-targets --quiet -- -D warnings
 }
 
+# The program and the static one. Either is one thread's work for most of its time, and so they go side by side.
+optimised_builds() {
+  cargo build --release --locked --quiet &
+  local program=$! image
+  scripts/image.sh && image=0 || image=$?
+  wait "$program" && return "$image"
+}
+
 # One test at a time: it measures.
 namespace_suite() {
   cargo test --locked --test netns --no-run --quiet &&
@@ -170,7 +177,7 @@ tests() {
     for word in "${SLOW[@]}"; do skip+=(--skip "$word"); done
   fi
   # Most of these tests wait for something most of the time: more of them than processors.
-  in_namespaces cargo test --locked --offline --quiet -- --test-threads=4 --show-output "${skip[@]}"
+  in_namespaces cargo test --locked --offline --quiet -- --test-threads=8 --show-output "${skip[@]}"
 }
 
 # With the corpus that is kept, some seconds a target find what is new and near; `scripts/fuzz.sh 3600` looks
