@@ -152,10 +152,10 @@ impl Keeping {
 
     /// Goes on without a keeper that was killed.
     pub(super) fn give_up(&mut self) {
+        self.end();
         warn!(
             "the keeper was killed: what is sent while hushwire is away is lost until the next start"
         );
-        self.end();
     }
 
     fn end(&mut self) {
