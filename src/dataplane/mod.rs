@@ -11,6 +11,9 @@
 //! A batch is what waits, and nothing is ever waited for to make it larger: see pace.rs. One packet's
 //! error never stops a batch, and no lock is taken for a packet. The control plane talks to the loop through
 //! [`Handle`] and hears of it through [`Notice`]s.
+//!
+//! What is rare on this way is `#[cold]`, here and in the device: it stands apart, so that a lone packet meets
+//! less code that it finds in no cache.
 #![cfg_attr(
     not(test),
     deny(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic)

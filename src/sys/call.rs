@@ -7,6 +7,8 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 
 use libc::c_long;
 
+use super::checked;
+
 /// read(2).
 pub(super) fn read(fd: BorrowedFd<'_>, into: &mut [u8]) -> io::Result<usize> {
     let place = into.as_mut_ptr() as c_long;
@@ -62,6 +64,5 @@ pub(super) fn epoll_wait(
 unsafe fn call(number: c_long, arguments: [c_long; 6]) -> io::Result<usize> {
     let [a, b, c, d, e, f] = arguments;
     // SAFETY: the caller answers for it; a call that has fewer arguments looks at no more.
-    let result = unsafe { libc::syscall(number, a, b, c, d, e, f) };
-    usize::try_from(result).map_err(|_| io::Error::last_os_error())
+    checked(unsafe { libc::syscall(number, a, b, c, d, e, f) }).map(|result| result as usize)
 }

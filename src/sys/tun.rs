@@ -6,7 +6,7 @@
 //! writes it. Descriptors are non-blocking and are closed on exec; the interface goes when the last one is
 //! closed, unless somebody made it persistent.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, OpenOptions};
 use std::io::{self, IoSlice};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
@@ -17,7 +17,7 @@ use crate::offload::{Offload, VnetHeader};
 /// The one descriptor of a TUN device.
 #[derive(Debug)]
 pub struct Tun {
-    file: File,
+    fd: OwnedFd,
     name: String,
     /// Whether a virtio header stands before each packet.
     headers: bool,
@@ -74,7 +74,7 @@ impl Tun {
         make_nonblocking_cloexec(fd.as_fd())?;
         let headers = flags & libc::IFF_VNET_HDR != 0;
         let offload = if headers { offload(fd.as_fd())? } else { Offload::None };
-        Ok(Self { file: File::from(fd), name, headers, offload })
+        Ok(Self { fd, name, headers, offload })
     }
 
     /// Which packets may be joined before they are written here.
@@ -146,13 +146,13 @@ impl Tun {
     pub(super) fn clear_persistent(&self) -> io::Result<()> {
         let off: libc::c_ulong = 0;
         // SAFETY: TUNSETPERSIST takes its argument by value; the descriptor is open.
-        checked(unsafe { libc::ioctl(self.file.as_raw_fd(), libc::TUNSETPERSIST, off) }).map(|_| ())
+        checked(unsafe { libc::ioctl(self.fd.as_raw_fd(), libc::TUNSETPERSIST, off) }).map(|_| ())
     }
 }
 
 impl AsFd for Tun {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.file.as_fd()
+        self.fd.as_fd()
     }
 }
 
@@ -299,6 +299,8 @@ fn names_interface(fdinfo: &str, name: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::fs::File;
+
     use super::*;
 
     #[test]
