@@ -4,8 +4,10 @@
 //! directory of their own; `wg` looks nowhere but in the real one, so its interface is named by our pid.
 
 use std::io::{Read, Write};
+use std::net::Shutdown;
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
-use std::os::unix::net::UnixStream;
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::{Arc, Mutex};
@@ -187,7 +189,7 @@ fn a_stale_socket_is_replaced_and_a_living_one_is_not() {
     std::fs::create_dir(&scratch.0).unwrap();
     std::fs::set_permissions(&scratch.0, std::fs::Permissions::from_mode(0o700)).unwrap();
     let path = socket_path(&scratch.0, "hush0");
-    drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
+    stop(UnixListener::bind(&path).unwrap());
     let stale = std::fs::metadata(&path).unwrap().ino();
     let daemon = Daemon::start(&scratch.0, "hush0", snapshot(vec![]));
     let ours = std::fs::metadata(&path).unwrap().ino();
@@ -224,7 +226,7 @@ fn a_socket_that_took_our_place_is_not_removed() {
     let path = daemon.path.clone();
     // Renamed, not removed: a file system may give the next socket the inode that was freed.
     std::fs::rename(&path, scratch.0.join("moved")).unwrap();
-    let _other = std::os::unix::net::UnixListener::bind(&path).unwrap();
+    let _other = UnixListener::bind(&path).unwrap();
     drop(daemon);
     assert!(path.exists());
 }
@@ -255,7 +257,7 @@ fn a_request_without_its_end_is_not_applied() {
     for cut in ["set=1\nfwmark=7\n", "set=1\nfwmark=7", "s"] {
         let mut stream = daemon.connect();
         stream.write_all(cut.as_bytes()).unwrap();
-        stream.shutdown(std::net::Shutdown::Write).unwrap();
+        stream.shutdown(Shutdown::Write).unwrap();
         assert_eq!(answer(&mut stream), "errno=-71\n\n", "{cut:?}");
         assert_eq!(stream.read(&mut [0]).unwrap(), 0, "hangs up");
     }
@@ -317,7 +319,7 @@ fn a_set_and_a_get_of_130_560_allowed_ips_go_through_the_socket() {
     );
 
     stream.write_all(b"get=1\n\n").unwrap();
-    stream.shutdown(std::net::Shutdown::Write).unwrap();
+    stream.shutdown(Shutdown::Write).unwrap();
     let mut text = String::new();
     stream.read_to_string(&mut text).unwrap();
     assert_eq!(text.matches("\nallowed_ip=").count(), 130_560);
@@ -341,7 +343,7 @@ fn mutated_requests_always_get_an_answer() {
         }
         let mut stream = daemon.connect();
         stream.write_all(&bytes).unwrap();
-        stream.shutdown(std::net::Shutdown::Write).unwrap();
+        stream.shutdown(Shutdown::Write).unwrap();
         let mut text = String::new();
         stream.read_to_string(&mut text).unwrap();
         assert!(text.starts_with("errno=") && text.ends_with("\n\n"), "{bytes:?}: {text:?}");
@@ -373,7 +375,7 @@ fn a_reload_has_an_outcome_or_an_errno() {
     assert_eq!(ask(&mut stream, "set=1\n\n"), "errno=0\n\n");
     let mut cut = daemon.connect();
     cut.write_all(b"reload=1\nconfig=a\n").unwrap();
-    cut.shutdown(std::net::Shutdown::Write).unwrap();
+    cut.shutdown(Shutdown::Write).unwrap();
     assert_eq!(answer(&mut cut), "errno=-71\n\n");
 }
 
@@ -389,12 +391,20 @@ fn the_client_says_who_is_not_there() {
     );
     assert_eq!(text(), nobody);
     std::fs::create_dir(&scratch.0).unwrap();
-    let other = std::os::unix::net::UnixListener::bind(&path).unwrap();
+    let other = UnixListener::bind(&path).unwrap();
     // Another WireGuard: it hangs up on an operation that it does not know.
-    let accepting = std::thread::spawn(move || drop(other.accept()));
+    let accepting = std::thread::spawn(move || {
+        drop(other.accept());
+        stop(other);
+    });
     assert!(text().contains("does not answer as hushwire"), "another WireGuard");
     accepting.join().unwrap();
     assert_eq!(text(), nobody, "stale");
+}
+
+/// Leaves nobody listening, though a child that another test has just started may have a copy.
+fn stop(listener: UnixListener) {
+    UnixStream::from(OwnedFd::from(listener)).shutdown(Shutdown::Both).unwrap();
 }
 
 /// Runs `wg` and gives back whether it went well, with what it printed on both outputs.

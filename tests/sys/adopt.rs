@@ -7,7 +7,8 @@ use ipnet::IpNet;
 
 use crate::attach::request;
 use crate::netns::{
-    addresses, eventually, exists, in_namespace, ip, ip_json, open_tun, routes, unreachable,
+    addresses, eventually, exists, in_namespace, in_new_namespace, ip, ip_json, open_tun, routes,
+    unreachable,
 };
 
 fn nets(texts: &[&str]) -> Vec<IpNet> {
@@ -40,18 +41,16 @@ fn an_adopted_interface_is_the_same_one_and_looks_like_a_new_one() {
         let size = (link["mtu"].clone(), link["txqlen"].clone());
         (addresses("hush60"), routes("hush60"), size)
     };
-    let fresh: Vec<_> = shapes
-        .iter()
-        .map(|shape| {
+    in_namespace(|| {
+        let fresh = |shape| {
             let mut seen = None;
-            in_namespace(|| {
+            in_new_namespace(|| {
                 let _attachment = attach(shape).unwrap();
                 seen = Some(look());
             });
             seen.unwrap()
-        })
-        .collect();
-    in_namespace(|| {
+        };
+        let fresh: Vec<_> = shapes.iter().map(fresh).collect();
         let mut attachment = attach(&request("hush60")).unwrap();
         for (shape, fresh) in shapes.iter().zip(&fresh) {
             let index = attachment.place.index;

@@ -1,7 +1,7 @@
 //! The kernel's side of hushwire, in network namespaces of its own: no test touches the machine's.
 //!
 //! ```text
-//!   one namespace a test, made by the thread that runs it, gone with that thread
+//!   one process and one namespace a test, made by the thread that runs it, gone with that thread
 //!   +-----------------------------------------------------------+
 //!   |  lo   hushN = the TUN under test   underN = "the underlay"  |
 //!   +-----------------------------------------------------------+
@@ -13,6 +13,7 @@
 
 mod adopt;
 mod attach;
+mod descriptors;
 mod elsewhere;
 mod guard;
 mod netlink;

@@ -1,7 +1,13 @@
 //! A network namespace for one test, and `ip` to look into it.
 
 #![allow(unsafe_code, reason = "std has no unshare, capset or ioctl")]
+#![allow(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "a test's process prints for the test"
+)]
 
+use std::env;
 use std::fs::File;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::panic::resume_unwind;
@@ -11,8 +17,35 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-/// Runs a test on a thread that has a network namespace to itself, with `lo` up.
+/// Set in the process that runs one test alone.
+const ALONE: &str = "HUSHWIRE_TEST_ALONE";
+
+/// Runs a test in a process of its own, in a network namespace of its own.
+///
+/// A process of its own, because a child that another test starts has a copy of all that is open here
+/// until it executes its program: a TUN or a port that was closed would still be in use.
+#[expect(clippy::disallowed_methods, reason = "this process is told so by the one that started it")]
 pub(crate) fn in_namespace(test: impl FnOnce() + Send) {
+    if env::var_os(ALONE).is_some() {
+        return in_new_namespace(test);
+    }
+    let thread = thread::current();
+    let test = thread.name().expect("the harness names its threads after their tests");
+    let program = env::current_exe().expect("a test program has a path");
+    let output = Command::new(program)
+        .args(["--exact", test, "--test-threads=1", "--nocapture"])
+        .env(ALONE, "")
+        .output()
+        .expect("cannot start this test's own process");
+    let printed = String::from_utf8_lossy(&output.stdout);
+    print!("{printed}");
+    eprint!("{}", String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success(), "failed in its own process, as printed above");
+    assert!(printed.contains(" 1 passed;"), "its own process did not find the test {test}");
+}
+
+/// Goes on in a thread that has a network namespace to itself, with `lo` up.
+pub(crate) fn in_new_namespace(test: impl FnOnce() + Send) {
     let result = thread::scope(|scope| {
         let enter_and_test = || {
             // SAFETY: takes no pointer, and changes the calling thread alone.

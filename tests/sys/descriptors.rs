@@ -1,5 +1,4 @@
-//! Descriptors over many attachments: a test program of its own, because a process has one table of them
-//! and other tests would open theirs meanwhile.
+//! Descriptors over many attachments: the table of them is the process's, which each test has to itself.
 
 use std::fs;
 
@@ -8,9 +7,7 @@ use hushwire::sys::netlink::LinkMonitor;
 use hushwire::sys::netns::Namespace;
 use hushwire::sys::udp::{Udp, path_mtu};
 
-#[allow(dead_code, reason = "only a part of it is needed here")]
-#[path = "sys/netns.rs"]
-mod netns;
+use crate::netns::{in_namespace, make_link};
 
 fn open_descriptors() -> usize {
     fs::read_dir("/proc/self/fd").unwrap().count()
@@ -18,7 +15,7 @@ fn open_descriptors() -> usize {
 
 #[test]
 fn fifty_rounds_leave_no_descriptor_behind() {
-    netns::in_namespace(|| {
+    in_namespace(|| {
         let old = AttachRequest {
             namespace: Namespace::Own,
             name: "hush50".to_owned(),
@@ -35,7 +32,7 @@ fn fifty_rounds_leave_no_descriptor_behind() {
             let _udp = Udp::bind(0, 0).unwrap();
             path_mtu("127.0.0.1:9".parse().unwrap(), 0).unwrap();
         }
-        netns::make_link("hush50");
+        make_link("hush50");
         attach(&old).unwrap_err();
         assert_eq!(open_descriptors(), before);
     });
