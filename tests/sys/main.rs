@@ -1,7 +1,7 @@
 //! The kernel's side of hushwire, in network namespaces of its own: no test touches the machine's.
 //!
 //! ```text
-//!   one process and one namespace a test, made by the thread that runs it, gone with that thread
+//!   one process a test, and one namespace, made by the thread that runs it, gone with that thread
 //!   +-----------------------------------------------------------+
 //!   |  lo   hushN = the TUN under test   underN = "the underlay"  |
 //!   +-----------------------------------------------------------+

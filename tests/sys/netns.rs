@@ -1,11 +1,6 @@
 //! A network namespace for one test, and `ip` to look into it.
 
 #![allow(unsafe_code, reason = "std has no unshare, capset or ioctl")]
-#![allow(
-    clippy::print_stdout,
-    clippy::print_stderr,
-    reason = "a test's process prints for the test"
-)]
 
 use std::env;
 use std::fs::File;
@@ -24,7 +19,8 @@ const ALONE: &str = "HUSHWIRE_TEST_ALONE";
 ///
 /// A process of its own, because a child that another test starts has a copy of all that is open here
 /// until it executes its program: a TUN or a port that was closed would still be in use.
-#[expect(clippy::disallowed_methods, reason = "this process is told so by the one that started it")]
+#[expect(clippy::disallowed_methods, reason = "how a process hears that it is alone")]
+#[expect(clippy::print_stdout, clippy::print_stderr, reason = "what the test itself printed")]
 pub(crate) fn in_namespace(test: impl FnOnce() + Send) {
     if env::var_os(ALONE).is_some() {
         return in_new_namespace(test);
