@@ -409,7 +409,7 @@ impl Dataplane {
     /// Takes the packet in the buffer.
     fn take(&mut self, now: Instant, header: VnetHeader, len: usize) {
         let packet = self.buffer.get_mut(tun::HEADROOM..).unwrap_or_default();
-        if !self.backlog.holds(&header, packet.get(..len).unwrap_or_default()) {
+        if !self.backlog.holds(now, &header, packet.get(..len).unwrap_or_default()) {
             self.pace.worked(len);
             return self.device.handle_tun(now, &header, packet, len);
         }
