@@ -31,6 +31,7 @@ use tokio::sync::oneshot;
 use tracing::{debug, trace, warn};
 
 use crate::offload::{Offload, VnetHeader};
+use crate::sys::epoll::Ready;
 use crate::sys::pages::Pages;
 use crate::sys::poll::Waker;
 use crate::sys::sandbox;
@@ -42,12 +43,14 @@ use crate::wireguard::{Change, Device, Event, Snapshot};
 mod answers;
 mod backlog;
 mod codel;
+mod exchange;
 mod frequency;
 mod pace;
 mod ports;
 
 use answers::Answers;
 use backlog::{Backlog, Waiting};
+use exchange::Exchange;
 use frequency::Frequency;
 use pace::Pace;
 use ports::{CONTROL_PLANE, OVERLAY, Ports};
@@ -239,6 +242,7 @@ pub fn start(
         received: ReceiveBatch::new(RECEIVE_BATCH, BUFFER),
         are_joined: false,
         pace: Pace::new(),
+        exchange: Exchange::default(),
         frequency: Some(Frequency::default()),
         answers: Answers::default(),
         fwmark,
@@ -270,6 +274,7 @@ struct Dataplane {
     /// The last receive has brought joined datagrams.
     are_joined: bool,
     pace: Pace,
+    exchange: Exchange,
     /// None where short slices are refused.
     frequency: Option<Frequency>,
     answers: Answers,
@@ -282,13 +287,16 @@ impl Dataplane {
         let mut now = Instant::now();
         self.ports.drain(&mut self.device, now);
         loop {
-            let ready = self.ports.wait(self.timeout(now));
+            let ready = self.wait(now);
             now = Instant::now();
             let Ok(ready) = ready else {
                 // The wait has no error that a correct call can meet; should one come, do not spin.
                 std::thread::sleep(WAIT_FAILED);
                 continue;
             };
+            let from_overlay = ready.contains(OVERLAY);
+            let from_underlay = ready.contains_below(OVERLAY);
+            self.exchange.woke(now, from_overlay, from_underlay, self.pace.bytes());
             self.pace.woke(now);
             self.take_slices(now);
             self.backlog.shrink(now);
@@ -296,7 +304,6 @@ impl Dataplane {
                 self.device.handle_timeout(now);
                 self.ports.drain(&mut self.device, now);
             }
-            let from_overlay = ready.contains(OVERLAY);
             self.answers.woke(now, from_overlay);
             for number in ready {
                 match number {
@@ -315,6 +322,31 @@ impl Dataplane {
             }
             self.work_off(now);
         }
+    }
+
+    /// Waits until there is something to do.
+    fn wait(&mut self, now: Instant) -> io::Result<Ready> {
+        if let Some(until) = self.exchange.awake_until()
+            && self.backlog.is_empty()
+            && let Some(ready) = self.stay_awake(until)
+        {
+            return ready;
+        }
+        self.ports.wait(self.timeout(now))
+    }
+
+    /// Looks again and again, for a moment, until there is something to do.
+    #[cold]
+    #[expect(clippy::disallowed_methods, reason = "the time of the wakeup is long past")]
+    fn stay_awake(&self, until: Instant) -> Option<io::Result<Ready>> {
+        while Instant::now() < until {
+            std::thread::yield_now();
+            match self.ports.wait(Some(Duration::ZERO)) {
+                Ok(ready) if ready.is_empty() => {}
+                result => return Some(result),
+            }
+        }
+        None
     }
 
     /// Has the scheduler let the loop run sooner while packets come often. A refusal is told once.

@@ -42,6 +42,11 @@ impl Pace {
         self.bytes += bytes;
     }
 
+    /// How many bytes were handled since the last wakeup.
+    pub(super) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
     /// How many packets to take from one descriptor now.
     pub(super) fn quota(&self) -> usize {
         self.quota

@@ -92,6 +92,16 @@ impl Epoll {
 pub struct Ready(u64);
 
 impl Ready {
+    /// Whether none can be read.
+    pub fn is_empty(&self) -> bool {
+        self.0 == 0
+    }
+
+    /// Whether a descriptor with a smaller number than this can be read.
+    pub fn contains_below(&self, number: u32) -> bool {
+        self.0 & 1u64.unbounded_shl(number).wrapping_sub(1) != 0
+    }
+
     /// Whether a descriptor with this number can be read.
     pub fn contains(&self, number: u32) -> bool {
         self.0 & 1u64.unbounded_shl(number) != 0
