@@ -1,6 +1,7 @@
 //! The packet loop: one thread owns the TUN, the UDP sockets and the [`Device`]. It decides nothing.
 //!
-//! 1. Wait for a descriptor or for the device's next deadline.
+//! 1. Wait for a descriptor or for the device's next deadline; awake, where an answer always comes soon
+//!    (exchange.rs).
 //! 2. Take the time, once.
 //! 3. Let the device do what is due.
 //! 4. Hand it what the underlay brought, a batch for each socket; send on what comes out.
