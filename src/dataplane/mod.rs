@@ -326,7 +326,7 @@ impl Dataplane {
     }
 
     /// Waits until there is something to do.
-    fn wait(&mut self, now: Instant) -> io::Result<Ready> {
+    fn wait(&self, now: Instant) -> io::Result<Ready> {
         if let Some(until) = self.exchange.awake_until()
             && self.backlog.is_empty()
             && let Some(ready) = self.stay_awake(until)

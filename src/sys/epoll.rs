@@ -137,13 +137,20 @@ mod tests {
         for ((one, _), number) in pairs.iter().zip(numbers) {
             epoll.add(one.as_fd(), number).unwrap();
         }
-        assert!(ready(&epoll).is_empty());
+        assert!(epoll.wait(Some(Duration::ZERO)).unwrap().is_empty());
         for (_, other) in &mut pairs {
             other.write_all(b"x").unwrap();
         }
         assert_eq!(ready(&epoll), [0, 7, 63]);
         pairs[1].0.read_exact(&mut [0]).unwrap();
         assert_eq!(ready(&epoll), [7, 63]);
+        let named = epoll.wait(None).unwrap();
+        assert!(!named.is_empty());
+        assert_eq!(
+            [0, 7, 8, 64].map(|below| named.contains_below(below)),
+            [false, false, true, true]
+        );
+        assert_eq!([0, 7, 8, 63].map(|number| named.contains(number)), [false, true, false, true]);
         pairs[2].1.shutdown(std::net::Shutdown::Both).unwrap();
         pairs[2].0.read_exact(&mut [0]).unwrap();
         assert_eq!(ready(&epoll), [7, 63], "an end can be read");
