@@ -109,7 +109,7 @@ pub struct PeerStatus {
     pub rx_packets: u64,
     /// Inner packets sent to it.
     pub tx_packets: u64,
-    /// Gossip datagrams that were sent to it once more, after a silence.
+    /// Gossip datagrams that were sent to it once more: it may have missed them.
     pub gossip_resent: u64,
     /// Packets of this peer that were dropped, by reason; every reason is there, from zero.
     pub drops: BTreeMap<String, u64>,

@@ -721,6 +721,35 @@ fn gossip_for_a_killed_peer_arrives_when_it_is_started_again() {
     assert_eq!(numbers(&wire.b.received), (0..10).collect::<Vec<u8>>(), "{:#?}", wire.ladder);
 }
 
+/// memberlist sends it again after what is newer, which takes seconds when there is much of that.
+#[test]
+fn gossip_for_a_peer_that_has_moved_arrives_as_soon_as_it_is_heard() {
+    let mut wire = gossiping(Wire::connected());
+    wire.b.address.set_ip([192, 0, 2, 22].into());
+    for i in 0..3 {
+        wire.a.send(wire.now, &gossip(i));
+        wire.pass(Duration::from_millis(50));
+    }
+    assert!(wire.b.received.is_empty());
+    wire.b.send(wire.now, &udp("10.99.0.2", "10.99.0.1", b"from here on"));
+    wire.settle();
+    assert_eq!(numbers(&wire.b.received), [0, 1, 2], "{:#?}", wire.ladder);
+}
+
+#[test]
+fn gossip_that_the_kernel_did_not_send_arrives_when_the_peer_is_heard() {
+    let mut wire = gossiping(Wire::connected());
+    let mut packet = gossip(1);
+    let len = packet.len();
+    packet.resize(len + 15, 0);
+    wire.a.device.handle_tun(wire.now, &VnetHeader::default(), &mut packet, len);
+    let peer = wire.a.device.poll_transmit().expect("it is sealed").peer;
+    wire.a.device.transmit_failed(wire.now, peer, 1, 64);
+    wire.b.send(wire.now, &udp("10.99.0.2", "10.99.0.1", b"hello"));
+    wire.settle();
+    assert_eq!(numbers(&wire.b.received), [1], "{:#?}", wire.ladder);
+}
+
 #[test]
 fn gossip_to_a_peer_that_is_away_longer_than_its_session_arrives_too() {
     let mut wire = gossiping(Wire::connected());

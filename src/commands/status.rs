@@ -153,7 +153,7 @@ fn render_peer(peer: &PeerStatus) -> String {
         [format!("{} received", bytes(peer.rx_bytes)), format!("{} sent", bytes(peer.tx_bytes))];
     text += &row("traffic", ", ", &traffic);
     if peer.gossip_resent > 0 {
-        let resent = format!("{} gossip datagrams, after a silence", peer.gossip_resent);
+        let resent = format!("{} gossip datagrams that it may have missed", peer.gossip_resent);
         text += &row("sent again", ", ", &[resent]);
     }
     text + &drops(&peer.drops)
@@ -348,7 +348,7 @@ machine2  10.99.0.2/32  session established
   endpoint    192.0.2.2:51820  (machine2.example.org:51820)
   handshake   12 s ago, heard 0.2 s ago
   traffic     1.2 MiB received, 3.4 MiB sent
-  sent again  41 gossip datagrams, after a silence
+  sent again  41 gossip datagrams that it may have missed
   dropped     3 replayed, 1 disallowed_source
 
 machine3  10.99.0.3/32  fd00:99::3/128  handshaking, 7 initiations unanswered

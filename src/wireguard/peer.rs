@@ -217,10 +217,10 @@ impl Peer {
         let out = cx.datagrams.place(INITIATION_LEN);
         let len = session.respond(cx.now, initiation, out)?;
         self.last_initiation_heard = Some(cx.now);
-        self.resend.peer_may_be_new();
+        self.resend.may_be_missed();
         if self.counters.last_handshake.is_some_and(|at| cx.now < at + REKEY_AFTER_TIME) {
             // Too early for a peer that still has the session.
-            self.echoes.peer_may_be_new();
+            self.echoes.may_be_missed();
         }
         self.heard(cx, from, initiation.len());
         self.sent(cx, from, Ecn::NotCapable, len);
@@ -294,6 +294,7 @@ impl Peer {
     pub(super) fn send_failed(&mut self, cx: &mut Context<'_>, datagrams: usize, bytes: usize) {
         self.counters.tx_bytes = self.counters.tx_bytes.saturating_sub(bytes as u64);
         self.drops.add(DropReason::SendFailed, datagrams);
+        self.resend.may_be_missed();
         if self.timers.is_set(Timer::Retry) && (self.attempts as usize) < self.targets().count() {
             self.timers.set(Timer::Retry, cx.now);
         }
@@ -485,6 +486,9 @@ impl Peer {
     fn heard(&mut self, cx: &mut Context<'_>, from: Endpoint, len: usize) {
         self.counters.rx_bytes += len as u64;
         let before = self.counters.last_heard.replace(cx.now);
+        if self.endpoint.is_some_and(|endpoint| endpoint.address != from.address) {
+            self.resend.may_be_missed();
+        }
         self.resend.heard(cx.now, before);
         self.echoes.answered();
         self.endpoint = Some(from);

@@ -74,9 +74,10 @@ impl Resend {
         }
     }
 
-    /// Called when the peer makes a new session: it may have been started anew, and then it missed what
-    /// was sealed for the old one.
-    pub(super) fn peer_may_be_new(&mut self) {
+    /// Called when the peer may have missed what it did not answer. It makes a new session: it may have been
+    /// started anew, and cannot open what was sealed for the old one. It is heard from another address: what
+    /// went to the old one may be lost. Or the kernel did not send.
+    pub(super) fn may_be_missed(&mut self) {
         self.due = !self.sent.is_empty();
     }
 

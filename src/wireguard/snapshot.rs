@@ -55,7 +55,7 @@ pub struct PeerSnapshot {
     pub rx_packets: u64,
     /// Inner packets sent to it.
     pub tx_packets: u64,
-    /// Gossip datagrams that were sent to it once more, after a silence.
+    /// Gossip datagrams that were sent to it once more: it may have missed them.
     pub gossip_resent: u64,
     /// Packets of this peer that were not delivered.
     pub drops: Drops,
