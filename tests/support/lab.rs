@@ -18,6 +18,7 @@
 //! There is no default route and no way out: what these machines send stays in the lab.
 
 use super::machine::Machine;
+use super::{seconds, wait_for};
 
 /// The switch and the machines on it.
 pub(crate) struct Lab {
@@ -35,6 +36,11 @@ impl Lab {
         switch.ip("addr add 2001:db8::fe/64 dev br0 nodad");
         switch.ip("link set br0 up");
         let machines = (1..=count).map(|number| Self::plug_in(&switch, number)).collect();
+        // A busy kernel takes its time to tell the switch of a carrier, and until then nothing passes.
+        wait_for("all ports of the switch to forward", seconds(20), || {
+            let links = switch.run("bridge", &["link"]);
+            (links.matches("state forwarding").count() == count).then_some(())
+        });
         Self { machines, switch }
     }
 
