@@ -4,7 +4,7 @@
 //! have it meanwhile. A request over TCP and its response take 0.75 of the time so, and 1.4 times the processor
 //! time. Nothing else is waited for awake: no stream, no datagrams of one direction, and no gossip.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// An answer that comes this soon after the wakeup for its question is one, and for so long it is waited for: it
 /// is twice what the way takes over processors that sleep.
@@ -19,13 +19,12 @@ const PAUSE: Duration = Duration::from_millis(10);
 /// How the latest lone packets were answered.
 #[derive(Debug, Default)]
 pub(super) struct Exchange {
-    woke: Option<Instant>,
     /// Where the lone packet came from that the last wakeup was for.
     asked: Option<Side>,
     /// So many in a row were answered soon, from either side.
     overlay: u8,
     underlay: u8,
-    awake_until: Option<Instant>,
+    is_answer_expected: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,16 +34,14 @@ enum Side {
 }
 
 impl Exchange {
-    /// Called at each wakeup: for packets of the overlay, of the underlay, or both. `bytes` were handled since
-    /// the one before.
-    pub(super) fn woke(&mut self, now: Instant, overlay: bool, underlay: bool, bytes: usize) {
+    /// Called at each wakeup: for packets of the overlay, of the underlay, or both. The one before was `pause`
+    /// ago, and `bytes` were handled since.
+    pub(super) fn woke(&mut self, pause: Duration, overlay: bool, underlay: bool, bytes: usize) {
         let side = match (overlay, underlay) {
             (true, false) => Some(Side::Overlay),
             (false, true) => Some(Side::Underlay),
             _ => None,
         };
-        let before = self.woke.replace(now);
-        let pause = before.map_or(PAUSE, |before| now.saturating_duration_since(before));
         if pause >= PAUSE || bytes > LONE_BYTES {
             (self.overlay, self.underlay) = (0, 0);
         } else if let Some(asked) = self.asked {
@@ -53,12 +50,12 @@ impl Exchange {
             *answered = if is_answer { (*answered + 1).min(SURE) } else { 0 };
         }
         self.asked = side;
-        self.awake_until = side.filter(|it| *self.answered(*it) == SURE).map(|_| now + SOON);
+        self.is_answer_expected = side.is_some_and(|it| *self.answered(it) == SURE);
     }
 
-    /// Until when to stay awake; `None` if no answer is expected so soon.
-    pub(super) fn awake_until(&self) -> Option<Instant> {
-        self.awake_until
+    /// For how long to stay awake after the wakeup; `None` if no answer is expected so soon.
+    pub(super) fn stays_awake(&self) -> Option<Duration> {
+        self.is_answer_expected.then_some(SOON)
     }
 
     fn answered(&mut self, asked: Side) -> &mut u8 {
@@ -70,28 +67,14 @@ impl Exchange {
 }
 
 #[cfg(test)]
-#[expect(clippy::disallowed_methods, reason = "a test is its own loop and owns the clock")]
 mod tests {
     use super::*;
 
-    /// A loop to which packets come, some by some.
-    struct Loop {
-        exchange: Exchange,
-        now: Instant,
-    }
-
-    impl Loop {
-        fn new() -> Self {
-            Self { exchange: Exchange::default(), now: Instant::now() }
-        }
-
+    impl Exchange {
         /// Wakes up after a pause in which so many bytes were handled; whether it then stays awake.
         fn wakes(&mut self, micros: u64, overlay: bool, underlay: bool, bytes: usize) -> bool {
-            self.now += Duration::from_micros(micros);
-            self.exchange.woke(self.now, overlay, underlay, bytes);
-            let until = self.exchange.awake_until();
-            assert!(until.is_none_or(|until| until == self.now + SOON));
-            until.is_some()
+            self.woke(Duration::from_micros(micros), overlay, underlay, bytes);
+            self.stays_awake().is_some()
         }
 
         /// A question from the overlay after a pause, and its answer; when the loop stayed awake.
@@ -102,7 +85,7 @@ mod tests {
 
     #[test]
     fn an_answer_that_always_came_soon_is_waited_for_awake() {
-        let mut packets = Loop::new();
+        let mut packets = Exchange::default();
         for _ in 0..SURE {
             assert_eq!(packets.asks(700, 150), [false, false]);
         }
@@ -117,7 +100,7 @@ mod tests {
 
     #[test]
     fn who_asks_again_at_once_is_waited_for_as_well() {
-        let mut packets = Loop::new();
+        let mut packets = Exchange::default();
         for _ in 0..=SURE {
             packets.asks(100, 150);
         }
@@ -126,11 +109,11 @@ mod tests {
 
     #[test]
     fn what_is_no_question_and_answer_is_not_waited_for() {
-        let stays_awake = |packets: [(bool, bool, usize); 2], pause| {
-            let mut wakes = Loop::new();
+        let stays_awake = |wakeups: [(bool, bool, usize); 2], pause| {
+            let mut packets = Exchange::default();
             (0..200).any(|wakeup| {
-                let (overlay, underlay, bytes) = packets[wakeup % 2];
-                wakes.wakes(pause, overlay, underlay, bytes)
+                let (overlay, underlay, bytes) = wakeups[wakeup % 2];
+                packets.wakes(pause, overlay, underlay, bytes)
             })
         };
         assert!(stays_awake([(true, false, 100), (false, true, 100)], 100));

@@ -289,7 +289,7 @@ impl Dataplane {
         self.ports.drain(&mut self.device, now);
         loop {
             let ready = self.wait(now);
-            now = Instant::now();
+            let before = std::mem::replace(&mut now, Instant::now());
             let Ok(ready) = ready else {
                 // The wait has no error that a correct call can meet; should one come, do not spin.
                 std::thread::sleep(WAIT_FAILED);
@@ -297,9 +297,10 @@ impl Dataplane {
             };
             let from_overlay = ready.contains(OVERLAY);
             let from_underlay = ready.contains_below(OVERLAY);
-            self.exchange.woke(now, from_overlay, from_underlay, self.pace.bytes());
-            self.pace.woke(now);
-            self.take_slices(now);
+            let pause = now.saturating_duration_since(before);
+            self.exchange.woke(pause, from_overlay, from_underlay, self.pace.bytes());
+            self.pace.woke(pause);
+            self.take_slices(pause);
             self.backlog.shrink(now);
             if self.device.next_timeout().is_some_and(|at| at <= now) {
                 self.device.handle_timeout(now);
@@ -327,9 +328,9 @@ impl Dataplane {
 
     /// Waits until there is something to do.
     fn wait(&self, now: Instant) -> io::Result<Ready> {
-        if let Some(until) = self.exchange.awake_until()
+        if let Some(time) = self.exchange.stays_awake()
             && self.backlog.is_empty()
-            && let Some(ready) = self.stay_awake(until)
+            && let Some(ready) = self.stay_awake(now + time)
         {
             return ready;
         }
@@ -351,8 +352,8 @@ impl Dataplane {
     }
 
     /// Has the scheduler let the loop run sooner while packets come often. A refusal is told once.
-    fn take_slices(&mut self, now: Instant) {
-        let change = self.frequency.as_mut().and_then(|frequency| frequency.woke(now));
+    fn take_slices(&mut self, pause: Duration) {
+        let change = self.frequency.as_mut().and_then(|frequency| frequency.woke(pause));
         if let Some(short) = change
             && let Err(error) = scheduling::take_slices(short)
         {

@@ -3,7 +3,7 @@
 //! another without a pause, each wakeup takes twice as many as the one before. The time that the loop takes
 //! anyway at a wakeup tells the one from the other; there is nothing to wait for and nothing to tune.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::BATCH;
 
@@ -17,24 +17,20 @@ const NANOSECONDS_PER_BYTE: u64 = 2;
 #[derive(Debug)]
 pub(super) struct Pace {
     quota: usize,
-    woke: Option<Instant>,
-    /// Bytes handled since then.
+    /// Bytes handled since the last wakeup.
     bytes: usize,
 }
 
 impl Pace {
     pub(super) fn new() -> Self {
-        Self { quota: 1, woke: None, bytes: 0 }
+        Self { quota: 1, bytes: 0 }
     }
 
-    /// Called at each wakeup.
-    pub(super) fn woke(&mut self, now: Instant) {
+    /// Called at each wakeup, with the time since the one before.
+    pub(super) fn woke(&mut self, pause: Duration) {
         let work = Duration::from_nanos(NANOSECONDS_PER_BYTE * self.bytes as u64);
-        let before = self.woke.replace(now);
         self.bytes = 0;
-        let pause = before.map(|before| now.saturating_duration_since(before));
-        let busy = pause.is_some_and(|pause| pause < LONE + work);
-        self.quota = if busy { (self.quota * 2).min(BATCH) } else { 1 };
+        self.quota = if pause < LONE + work { (self.quota * 2).min(BATCH) } else { 1 };
     }
 
     /// Tells that so many bytes were handled.
@@ -54,29 +50,27 @@ impl Pace {
 }
 
 #[cfg(test)]
-#[expect(clippy::disallowed_methods, reason = "a test is its own loop and owns the clock")]
 mod tests {
     use super::*;
 
     #[test]
     fn lone_packets_are_taken_one_by_one_and_a_burst_in_growing_batches() {
-        let (mut pace, start) = (Pace::new(), Instant::now());
-        let mut at = |micros| {
-            pace.woke(start + Duration::from_micros(micros));
+        let mut pace = Pace::new();
+        let mut after = |micros| {
+            pace.woke(Duration::from_micros(micros));
             pace.worked(100);
             pace.quota()
         };
-        assert_eq!([0, 50, 100, 150].map(&mut at), [1, 1, 1, 1]);
-        assert_eq!([155, 160, 170, 180, 190, 200, 210].map(&mut at), [2, 4, 8, 16, 32, 64, 64]);
-        assert_eq!(at(260), 1);
+        assert_eq!([50, 50, 50].map(&mut after), [1, 1, 1]);
+        assert_eq!([5, 5, 10, 10, 10, 10, 10].map(&mut after), [2, 4, 8, 16, 32, 64, 64]);
+        assert_eq!(after(50), 1);
     }
 
     #[test]
     fn the_time_that_large_packets_take_is_not_taken_for_a_pause() {
-        let (mut pace, start) = (Pace::new(), Instant::now());
-        pace.woke(start);
+        let mut pace = Pace::new();
         pace.worked(65_535);
-        pace.woke(start + Duration::from_micros(120));
+        pace.woke(Duration::from_micros(120));
         assert_eq!(pace.quota(), 2);
     }
 }
