@@ -38,8 +38,8 @@ impl Lab {
         let machines = (1..=count).map(|number| Self::plug_in(&switch, number)).collect();
         // A busy kernel takes its time to tell the switch of a carrier, and until then nothing passes.
         wait_for("all ports of the switch to forward", seconds(20), || {
-            let links = switch.run("bridge", &["link"]);
-            (links.matches("state forwarding").count() == count).then_some(())
+            let ports = switch.ip("-details link show master br0");
+            (ports.matches("state forwarding").count() == count).then_some(())
         });
         Self { machines, switch }
     }
