@@ -157,10 +157,21 @@ impl Peer {
 
     /// Takes other addresses to try. Where the peer is now stays if it is one of them.
     pub(super) fn set_endpoints(&mut self, candidates: Vec<SocketAddr>) {
-        if !self.endpoint.is_some_and(|endpoint| candidates.contains(&endpoint.address)) {
-            self.endpoint = candidates.first().map(|&address| address.into()).or(self.endpoint);
+        let stays = self.endpoint.is_some_and(|endpoint| candidates.contains(&endpoint.address));
+        if let Some(&first) = candidates.first()
+            && !stays
+        {
+            self.moved(first.into());
         }
         self.candidates = candidates;
+    }
+
+    /// Sends there from now on. What went to another address may be lost.
+    fn moved(&mut self, to: Endpoint) {
+        if self.endpoint.is_some_and(|endpoint| endpoint.address != to.address) {
+            self.resend.may_be_missed();
+        }
+        self.endpoint = Some(to);
     }
 
     /// Takes another interval of persistent keepalives, in seconds; the first one goes at once.
@@ -486,12 +497,9 @@ impl Peer {
     fn heard(&mut self, cx: &mut Context<'_>, from: Endpoint, len: usize) {
         self.counters.rx_bytes += len as u64;
         let before = self.counters.last_heard.replace(cx.now);
-        if self.endpoint.is_some_and(|endpoint| endpoint.address != from.address) {
-            self.resend.may_be_missed();
-        }
+        self.moved(from);
         self.resend.heard(cx.now, before);
         self.echoes.answered();
-        self.endpoint = Some(from);
         self.timers.clear(Timer::Unanswered);
         self.passed(cx.now);
     }
