@@ -466,6 +466,38 @@ fn a_new_preshared_key_or_private_key_keeps_packets_flowing() {
     assert!(wire.both_ways(), "{:#?}", wire.ladder);
 }
 
+/// The keys of a peer at `station`, as a reload of its file changes them.
+fn rekeyed(station: &Station, preshared_key: u8) -> Change {
+    let mut change = PeerChange::new(station.public_key());
+    change.preshared_key = Some(Some(preshared(preshared_key)));
+    Change::Peer(change)
+}
+
+/// The second change took the place of the session that served, and nothing passed until B followed.
+#[test]
+fn keys_that_change_twice_before_the_other_end_follows_keep_packets_flowing() {
+    let mut wire = Wire::connected();
+    for changes in [
+        vec![rekeyed(&wire.b, 1)],
+        vec![rekeyed(&wire.b, 2)],
+        vec![Change::PrivateKey(Some(PrivateKey::from_random([77; 32]))), rekeyed(&wire.b, 3)],
+    ] {
+        wire.a.device.apply(wire.now, changes);
+        wire.a.collect();
+        wire.settle();
+        assert!(wire.both_ways(), "the first session serves: {:#?}", wire.ladder);
+        wire.pass(seconds(3));
+    }
+    wire.a.key = PrivateKey::from_random([77; 32]);
+    wire.b.know(wire.now, &wire.a, true);
+    wire.b.device.apply(wire.now, vec![rekeyed(&wire.a, 3)]);
+    wire.b.collect();
+    wire.pass(seconds(2));
+    assert_eq!(wire.b.peer(wire.now, &wire.a).session, SessionState::Established);
+    wire.pass(seconds(200));
+    assert!(wire.both_ways(), "{:#?}", wire.ladder);
+}
+
 #[test]
 fn changing_one_peer_does_not_touch_another() {
     let mut wire = Wire::connected();

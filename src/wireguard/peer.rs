@@ -142,11 +142,26 @@ impl Peer {
         self.preshared_key = key;
     }
 
-    /// Takes fresh keys' state. What the former one established carries packets until the new one has
-    /// shaken hands, unless `keep` forbids it.
-    pub(super) fn set_session(&mut self, session: Option<Session>, keep: bool) {
-        self.retiring = self.session.take().filter(|_| keep);
-        self.session = session;
+    /// Takes fresh keys' state. What former ones established carries packets until the new one has shaken
+    /// hands: the last of them that did, since keys may change again before that. Returns whether this is the
+    /// one that was there until now.
+    pub(super) fn set_session(&mut self, now: Instant, session: Session) -> bool {
+        let carries = |session: &Option<Session>| {
+            session.as_ref().is_some_and(|session| session.current(now).is_some())
+        };
+        let former = self.session.replace(session);
+        let retires = carries(&former) || !carries(&self.retiring);
+        if retires {
+            self.retiring = former;
+        }
+        self.timers.clear(Timer::Retry);
+        self.timers.clear(Timer::Unconfirmed);
+        retires
+    }
+
+    /// Forgets all keys' state: there is no key any more.
+    pub(super) fn clear_sessions(&mut self) {
+        (self.session, self.retiring) = (None, None);
         self.timers.clear(Timer::Retry);
         self.timers.clear(Timer::Unconfirmed);
     }

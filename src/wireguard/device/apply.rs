@@ -153,24 +153,28 @@ impl Device {
         self.allowed_ips.remove_peer(id);
     }
 
-    /// Gives a peer a session under the present keys; the one before carries packets until then.
+    /// Gives a peer a session under the present keys; one before carries packets until then. Without a private
+    /// key there is none.
     fn renew_session(&mut self, now: Instant, id: PeerId, key: &PublicKey) {
         let index = self.unused_index();
         let Some(slot) = self.peers.get_mut(&id) else { return };
-        let session = self
-            .identity
-            .as_ref()
-            .map(|identity| Session::new(identity, key, slot.peer.preshared_key(), index, now));
         let [present, retiring] = slot.indices;
-        if let Some(index) = retiring {
+        let (indices, gone) = if let Some(identity) = &self.identity {
+            let session = Session::new(identity, key, slot.peer.preshared_key(), index, now);
+            let (kept, gone) = match slot.peer.set_session(now, session) {
+                true => (present, retiring),
+                false => (retiring, present),
+            };
+            self.by_index.insert(index, id);
+            ([Some(index), kept], [gone, None])
+        } else {
+            slot.peer.clear_sessions();
+            ([None; 2], [present, retiring])
+        };
+        slot.indices = indices;
+        for index in gone.into_iter().flatten() {
             self.by_index.remove(&index);
         }
-        slot.indices = [session.as_ref().map(|_| index), present];
-        if session.is_some() {
-            self.by_index.insert(index, id);
-        }
-        let keep = session.is_some();
-        slot.peer.set_session(session, keep);
     }
 
     fn unused_index(&mut self) -> u32 {
