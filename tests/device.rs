@@ -466,6 +466,33 @@ fn a_new_preshared_key_or_private_key_keeps_packets_flowing() {
     assert!(wire.both_ways(), "{:#?}", wire.ladder);
 }
 
+/// boringtun wipes all sessions 90 s after an initiation that nobody answers: this one was forgotten when the
+/// session that the peer had initiated came to be used.
+#[test]
+fn an_initiation_that_is_lost_beside_one_of_the_peer_is_sent_again() {
+    let mut wire = Wire::strangers();
+    wire.a.know(wire.now, &wire.b, false);
+    wire.b.know(wire.now, &wire.a, true);
+    let (_, initiation) = wire.b.sent.remove(0);
+    wire.a.take(wire.now, wire.b.address, &initiation);
+    let (_, response) = wire.a.sent.remove(0);
+    wire.a.send(wire.now, &udp("10.99.0.1", "10.99.0.2", b"within the round trip"));
+    let (_, lost) = wire.a.sent.remove(0);
+    assert_eq!((kind(&response), kind(&lost)), ("response", "initiation"));
+    wire.b.take(wire.now, wire.a.address, &response);
+    wire.settle();
+    wire.b.received.clear();
+    assert!(wire.both_ways(), "{:#?}", wire.ladder);
+    let before = wire.ladder.len();
+    wire.pass(seconds(2));
+    let again = &wire.ladder[before..];
+    assert!(again.iter().any(|line| line.starts_with("A -> B initiation")), "{again:#?}");
+    // It is answered, and nothing is retried any more.
+    let before = wire.ladder.len();
+    wire.pass(seconds(5));
+    assert_eq!(wire.ladder.len(), before, "{:#?}", wire.ladder);
+}
+
 /// The keys of a peer at `station`, as a reload of its file changes them.
 fn rekeyed(station: &Station, preshared_key: u8) -> Change {
     let mut change = PeerChange::new(station.public_key());

@@ -264,17 +264,10 @@ impl Peer {
     ) -> Result<(), DropReason> {
         let session = self.session.as_mut().ok_or(DropReason::UnknownIndex)?;
         let out = cx.datagrams.place(INITIATION_LEN);
-        let (len, unanswered) = session.finish(response, out)?;
-        let retry = self.timers.get(Timer::Retry).filter(|_| unanswered);
+        let len = session.finish(response, out)?;
         self.heard(cx, from, response.len());
         self.sent(cx, from, Ecn::NotCapable, len);
         self.established(cx);
-        if let Some(at) = retry {
-            // This answered an older initiation, and Tunn would wipe the new session 90 s after the
-            // newer one: it goes on until that is answered too, which mostly is a moment later.
-            self.wanted_until = Some(cx.now + REKEY_ATTEMPT_TIME);
-            self.timers.set(Timer::Retry, at);
-        }
         Ok(())
     }
 
@@ -420,7 +413,13 @@ impl Peer {
     fn established(&mut self, cx: &mut Context<'_>) {
         let silent = self.counters.last_handshake.is_none_or(|at| cx.now >= at + REJECT_AFTER_TIME)
             || self.counters.unanswered_initiations > 1;
-        self.timers.clear(Timer::Retry);
+        if self.session.as_ref().is_some_and(Session::awaits_response) {
+            // Of a newer initiation than the one that led to this session, and Tunn would wipe all 90 s after
+            // that: it goes on until it is answered too, which mostly is a moment later.
+            self.wanted_until = Some(cx.now + REKEY_ATTEMPT_TIME);
+        } else {
+            self.timers.clear(Timer::Retry);
+        }
         self.timers.clear(Timer::Unconfirmed);
         self.timers.set(Timer::Expire, cx.now + WIPE_AFTER);
         self.counters.unanswered_initiations = 0;

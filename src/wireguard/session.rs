@@ -223,13 +223,8 @@ impl Session {
     }
 
     /// Takes a handshake response: the new session seals from now on. Writes the keepalive that
-    /// confirms it to the responder to `out`. The flag tells whether a newer initiation of ours is
-    /// still unanswered: it must be answered or sent again, see `awaited`.
-    pub(super) fn finish(
-        &mut self,
-        response: &[u8],
-        out: &mut [u8],
-    ) -> Result<(usize, bool), DropReason> {
+    /// confirms it to the responder to `out`.
+    pub(super) fn finish(&mut self, response: &[u8], out: &mut [u8]) -> Result<usize, DropReason> {
         let index = match Message::parse(response) {
             Some(Message::Response { receiver }) => receiver,
             _ => return Err(DropReason::MalformedMessage),
@@ -244,7 +239,12 @@ impl Session {
         self.awaited.take_if(|awaited| *awaited == index);
         self.add(session);
         self.switch_to(session);
-        Ok((len, self.awaited.is_some()))
+        Ok(len)
+    }
+
+    /// Whether our newest initiation is unanswered: it must be answered or sent again, see `awaited`.
+    pub(super) fn awaits_response(&self) -> bool {
+        self.awaited.is_some()
     }
 
     /// Takes a cookie reply: the next initiation proves our address.
