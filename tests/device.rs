@@ -99,6 +99,24 @@ fn retries_end_90_s_after_the_last_packet_and_begin_again_with_the_next() {
     assert_eq!(wire.b.received, [packet], "{:#?}", wire.ladder);
 }
 
+/// A persistent keepalive goes on with the handshake, and what waited for it was delivered an hour later.
+#[test]
+fn a_packet_does_not_outlive_the_handshake_that_it_wanted() {
+    let mut wire = Wire::strangers();
+    let mut change = peer(&wire.b);
+    change.endpoints = Some(vec![wire.b.address]);
+    change.persistent_keepalive = Some(25);
+    wire.a.device.apply(wire.now, vec![Change::Peer(change)]);
+    wire.a.collect();
+    wire.a.send(wire.now, &udp("10.99.0.1", "10.99.0.2", b"lost"));
+    wire.pass_with(seconds(120), |_, _| Delivery::Lose);
+    assert_eq!(wire.a.dropped(wire.now, DropReason::StagedExpired), 1);
+    wire.b.know(wire.now, &wire.a, false);
+    wire.pass(seconds(2));
+    assert_eq!(wire.a.peer(wire.now, &wire.b).session, SessionState::Established);
+    assert!(wire.b.received.is_empty());
+}
+
 /// A survivor holds on to its session for 15 s and more: a bare device that was killed and started again
 /// has to speak first, and with nobody there an idle one has to be silent soon.
 #[test]
@@ -274,6 +292,28 @@ fn a_persistent_keepalive_goes_on_for_ever_and_heals_when_the_peer_is_back() {
     assert_eq!(wire.a.peer(wire.now, &wire.b).session, SessionState::Established);
 }
 
+/// With nothing else on the way the session was let go at 180 s, until the keepalive after that.
+#[test]
+fn persistent_keepalives_alone_renew_the_session() {
+    for ends in [[true, true], [true, false], [false, true]] {
+        let mut wire = Wire::connected();
+        let (a, b) = (wire.a.public_key(), wire.b.public_key());
+        for (station, other, keeps) in [(&mut wire.a, b, ends[0]), (&mut wire.b, a, ends[1])] {
+            let mut change = PeerChange::new(other);
+            change.persistent_keepalive = Some(if keeps { 25 } else { 0 });
+            station.device.apply(wire.now, vec![Change::Peer(change)]);
+            station.collect();
+        }
+        for second in 0..800 {
+            wire.pass(seconds(1));
+            let sessions = [wire.a.peer(wire.now, &wire.b), wire.b.peer(wire.now, &wire.a)];
+            for peer in sessions {
+                assert_eq!(peer.session, SessionState::Established, "{ends:?} after {second} s");
+            }
+        }
+    }
+}
+
 #[test]
 fn a_killed_peer_that_starts_again_is_heard_at_once() {
     let mut wire = Wire::connected();
@@ -353,7 +393,9 @@ fn a_source_outside_the_allowed_ips_is_dropped_and_counted() {
     wire.a.send(wire.now, &udp("10.99.0.77", "10.99.0.2", b"not mine"));
     wire.settle();
     assert!(wire.b.received.is_empty());
-    assert_eq!(wire.b.peer(wire.now, &wire.a).drops.get(DropReason::DisallowedSource), 1);
+    let peer = wire.b.peer(wire.now, &wire.a);
+    assert_eq!(peer.drops.get(DropReason::DisallowedSource), 1);
+    assert_eq!(peer.rx_packets, 0);
 }
 
 #[test]

@@ -349,7 +349,10 @@ impl Device {
             Err(reason) => Err(reason),
         };
         match result {
-            Ok(Some(len)) => self.opened.push(len),
+            Ok(Some(len)) => {
+                slot.peer.delivered();
+                self.opened.push(len);
+            }
             Ok(None) => {}
             Err(reason) => slot.peer.drops.count(reason),
         }

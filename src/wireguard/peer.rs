@@ -300,12 +300,16 @@ impl Peer {
         }
         self.send_again(cx);
         if let Opened::Packet(_) = opened {
-            self.counters.rx_packets += 1;
             self.timers.set_once(Timer::Keepalive, cx.now + KEEPALIVE_TIMEOUT);
-            // Section 6.2: an initiator that only receives makes the next session in good time.
-            self.keep_fresh(cx, REJECT_AFTER_TIME - KEEPALIVE_TIMEOUT - REKEY_TIMEOUT);
         }
+        // Section 6.2: an initiator that only receives makes the next session in good time.
+        self.keep_fresh(cx, REJECT_AFTER_TIME - KEEPALIVE_TIMEOUT - REKEY_TIMEOUT);
         Ok(opened)
+    }
+
+    /// Counts a packet that is delivered.
+    pub(super) fn delivered(&mut self) {
+        self.counters.rx_packets += 1;
     }
 
     /// Tells that datagrams could not be sent: another address of the peer is tried at once, if it has
@@ -357,7 +361,11 @@ impl Peer {
                 Timer::Silent => self.call(cx),
                 Timer::SendAgain => self.send_again(cx),
                 Timer::PersistentKeepalive => {
-                    if !self.seal(cx, &[]) {
+                    if self.seal(cx, &[]) {
+                        // As any packet does (kernel: send.c, `keep_key_fresh`): the peer is to stay in reach
+                        // when there is nothing else.
+                        self.keep_fresh(cx, REKEY_AFTER_TIME);
+                    } else {
                         self.want_handshake(cx);
                     }
                     self.passed(cx.now);
