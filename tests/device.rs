@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 
 use hushwire::offload::{GSO_UDP_L4, NEEDS_CSUM, Offload, VnetHeader};
 use hushwire::wireguard::{
-    AllowedIpChange, Change, Device, DropReason, Ecn, Endpoint, Event, GossipChange, PeerChange,
-    PrivateKey, SessionState, Source,
+    Allow, AllowedIpChange, Change, Device, DropReason, Ecn, Endpoint, Event, GossipChange,
+    PeerChange, PrivateKey, SessionState, Source,
 };
 use wire::{Delivery, Station, Wire, kind, peer, preshared, udp};
 
@@ -903,6 +903,55 @@ fn gossip_older_than_its_age_is_not_sent_again_and_none_is_with_the_age_zero() {
     wire.b.send(wire.now, &udp("10.99.0.2", "10.99.0.1", b"back"));
     wire.settle();
     assert!(wire.b.received.is_empty());
+}
+
+/// The way out of a machine is ready a second after its link is back, and the session may end meanwhile.
+#[test]
+fn gossip_outlives_a_session_that_ends_before_it_could_be_sent_again() {
+    let mut wire = gossiping(Wire::connected());
+    wire.pass(seconds(177));
+    for i in 0..3 {
+        wire.a.send(wire.now, &gossip(i));
+    }
+    wire.a.sent.clear();
+    wire.pass_with(seconds(2), |_, _| Delivery::Lose);
+    wire.a.device.apply(wire.now, vec![Change::CarrierBack]);
+    wire.b.send(wire.now, &udp("10.99.0.2", "10.99.0.1", b"back"));
+    wire.settle_with(|from_a, datagram| match kind(datagram) {
+        "data" if !from_a => Delivery::Deliver,
+        _ => Delivery::Lose,
+    });
+    assert_eq!(wire.a.received.len(), 1, "{:#?}", wire.ladder);
+    wire.pass_with(seconds(2), |_, _| Delivery::Lose);
+    wire.pass(seconds(12));
+    assert_eq!(numbers(&wire.b.received), [0, 1, 2], "{:#?}", wire.ladder);
+}
+
+#[test]
+fn gossip_that_may_no_longer_pass_is_not_sent_again() {
+    let mut wire = gossiping(Wire::connected());
+    wire.a.send(wire.now, &gossip(1));
+    wire.pass_with(seconds(3), |_, _| Delivery::Lose);
+    wire.a.device.apply(wire.now, vec![Change::Filter(Some(Allow::new(vec![])))]);
+    wire.b.send(wire.now, &udp("10.99.0.2", "10.99.0.1", b"back"));
+    wire.settle();
+    assert!(wire.b.received.is_empty(), "{:#?}", wire.ladder);
+    assert_eq!(wire.a.peer(wire.now, &wire.b).drops.get(DropReason::FilteredOut), 1);
+}
+
+#[test]
+fn gossip_that_never_left_is_counted_when_it_is_given_up() {
+    let mut wire = gossiping(Wire::strangers());
+    wire.a.know(wire.now, &wire.b, true);
+    for i in 0..600u16 {
+        wire.a.send(wire.now, &gossip(i as u8));
+    }
+    assert_eq!(wire.a.dropped(wire.now, DropReason::StagedOverflow), 600 - 512);
+    wire.pass_with(seconds(60), |_, _| Delivery::Lose);
+    wire.b.know(wire.now, &wire.a, true);
+    wire.pass(seconds(1));
+    assert!(wire.b.received.is_empty());
+    assert_eq!(wire.a.dropped(wire.now, DropReason::StagedExpired), 512);
 }
 
 /// Echo request number `i`, as ping sends it.

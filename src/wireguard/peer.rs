@@ -219,6 +219,7 @@ impl Peer {
             self.data_sent(cx);
         } else if kept == Some(Kept::Gossip) {
             self.resend.push(cx.now, packet, true);
+            self.drops.add(DropReason::StagedOverflow, self.resend.take_lost());
             self.want_handshake(cx);
         } else {
             let overflow = self.staged.push(packet);
@@ -439,9 +440,7 @@ impl Peer {
             cx.events.push_back(Event::Established { peer, endpoint });
         }
         while let Some(packet) = self.staged.pop() {
-            if self.seal(cx, &packet) {
-                self.data_sent(cx);
-            }
+            self.send_late(cx, &packet);
         }
         self.send_again(cx);
     }
@@ -449,24 +448,36 @@ impl Peer {
     /// Sends what the peer missed, once. Called when a session is known to work both ways: what is
     /// sealed for one that the peer has lost would be missed again.
     fn send_again(&mut self, cx: &mut Context<'_>) {
-        let Some(age) = cx.resend else {
+        if cx.resend.is_none() {
             self.echoes.clear();
-            return self.resend.clear();
-        };
+            self.resend.clear();
+        }
+        if !self.resend.is_due() && !self.echoes.is_due() {
+            return;
+        }
         if let Some(ready) = cx.way_ready.filter(|&ready| cx.now < ready) {
             return self.timers.set(Timer::SendAgain, ready);
         }
+        if !self.has_session(cx.now) {
+            return self.want_handshake(cx);
+        }
+        let age = cx.resend.unwrap_or_default();
         while let Some(packet) = self.resend.take_due(cx.now, age) {
-            if self.seal(cx, &packet) {
-                self.counters.gossip_resent += 1;
-                self.data_sent(cx);
-            }
+            self.counters.gossip_resent += u64::from(self.send_late(cx, &packet));
         }
+        self.drops.add(DropReason::StagedExpired, self.resend.take_lost());
         while let Some(packet) = self.echoes.take_due(cx.now, ECHO_AGE) {
-            if self.seal(cx, &packet) {
-                self.data_sent(cx);
-            }
+            self.send_late(cx, &packet);
         }
+    }
+
+    /// Sends a packet that has waited: what may pass may have changed meanwhile.
+    fn send_late(&mut self, cx: &mut Context<'_>, packet: &[u8]) -> bool {
+        let is_sent = self.lets_out(cx, packet) && self.seal(cx, packet);
+        if is_sent {
+            self.data_sent(cx);
+        }
+        is_sent
     }
 
     /// Calls a peer that leaves gossip unanswered, for as long as there is something to send again.

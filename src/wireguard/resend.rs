@@ -36,18 +36,27 @@ pub(super) enum Kept {
 /// Packets of one kind sent to one peer since it was last heard, the oldest first.
 #[derive(Default)]
 pub(super) struct Resend {
-    /// When each was sent, and its length.
-    sent: VecDeque<(Instant, usize)>,
+    sent: VecDeque<Sent>,
     /// The packets, back to back.
     bytes: VecDeque<u8>,
     /// The peer missed these, by all that we know: send them as soon as a session works.
     due: bool,
+    /// Packets that never left and were given up, since somebody asked.
+    lost: usize,
+}
+
+/// A packet that is kept.
+struct Sent {
+    at: Instant,
+    len: usize,
+    /// There was no session to send it.
+    never_left: bool,
 }
 
 impl Resend {
     /// Keeps a packet that was sent, or that could not be sent for want of a session (`missed`).
     pub(super) fn push(&mut self, now: Instant, packet: &[u8], missed: bool) {
-        self.sent.push_back((now, packet.len()));
+        self.sent.push_back(Sent { at: now, len: packet.len(), never_left: missed });
         self.bytes.extend(packet);
         self.due |= missed;
         while self.sent.len() > MOST || self.bytes.len() > MOST_BYTES {
@@ -58,9 +67,9 @@ impl Resend {
     /// Called when the peer was heard, and `before` last: says that it got everything, or that it may
     /// have missed what is kept.
     pub(super) fn heard(&mut self, now: Instant, before: Option<Instant>) {
-        let Some((oldest, _)) = self.sent.front() else { return };
+        let Some(oldest) = self.oldest() else { return };
         let gap = before.is_none_or(|before| now.saturating_duration_since(before) > GAP);
-        if gap && now.saturating_duration_since(*oldest) > ROUND_TRIP {
+        if gap && now.saturating_duration_since(oldest) > ROUND_TRIP {
             self.due = true;
         } else if !self.due {
             self.clear();
@@ -83,18 +92,28 @@ impl Resend {
 
     /// When the first packet that the peer has not answered was sent.
     pub(super) fn oldest(&self) -> Option<Instant> {
-        self.sent.front().map(|(at, _)| *at)
+        self.sent.front().map(|sent| sent.at)
     }
 
     /// Whether something is kept for the peer that is not older than `age`.
     pub(super) fn waits(&self, now: Instant, age: Duration) -> bool {
-        self.sent.back().is_some_and(|(at, _)| now.saturating_duration_since(*at) <= age)
+        self.sent.back().is_some_and(|sent| now.saturating_duration_since(sent.at) <= age)
+    }
+
+    /// Whether the peer missed something.
+    pub(super) fn is_due(&self) -> bool {
+        self.due
+    }
+
+    /// How many packets that never left were given up since the last call.
+    pub(super) fn take_lost(&mut self) -> usize {
+        std::mem::take(&mut self.lost)
     }
 
     /// Takes what the peer missed, none of it older than `age`, packet by packet.
     pub(super) fn take_due(&mut self, now: Instant, age: Duration) -> Option<Vec<u8>> {
         while self.due {
-            let Some(&(at, len)) = self.sent.front() else {
+            let Some(&Sent { at, len, .. }) = self.sent.front() else {
                 self.clear();
                 break;
             };
@@ -109,8 +128,9 @@ impl Resend {
     }
 
     fn drop_oldest(&mut self) {
-        if let Some((_, len)) = self.sent.pop_front() {
+        if let Some(Sent { len, never_left, .. }) = self.sent.pop_front() {
             self.bytes.drain(..len.min(self.bytes.len()));
+            self.lost += usize::from(never_left);
         }
     }
 
@@ -119,7 +139,7 @@ impl Resend {
         if self.sent.is_empty() && self.bytes.capacity() <= KEPT_BYTES {
             return;
         }
-        self.sent.clear();
+        self.lost += self.sent.drain(..).filter(|sent| sent.never_left).count();
         self.bytes.clear();
         self.bytes.shrink_to(KEPT_BYTES);
         self.sent.shrink_to(KEPT_BYTES / 64);
@@ -182,6 +202,7 @@ mod tests {
             resend.push(now, &[0; 1500], true);
         }
         assert!(resend.bytes.len() <= MOST_BYTES);
+        assert_eq!(resend.take_lost(), 10 + MOST - resend.sent.len());
         resend.clear();
         assert!(resend.bytes.capacity() <= KEPT_BYTES);
     }
