@@ -387,6 +387,30 @@ fn a_replayed_initiation_is_refused() {
     assert!(wire.b.sent.is_empty());
 }
 
+/// After a change of keys, as after a start, nothing tells an initiation that was seen on the way from a new one.
+#[test]
+fn an_initiation_alone_moves_no_peer() {
+    let mut wire = Wire::strangers();
+    wire.a.know(wire.now, &wire.b, true);
+    wire.b.know(wire.now, &wire.a, true);
+    let (_, initiation) = wire.b.sent[0].clone();
+    wire.settle();
+    wire.a.device.apply(wire.now, vec![rekeyed(&wire.b, 1)]);
+    wire.a.collect();
+    wire.a.sent.clear();
+    wire.now += seconds(1);
+    let elsewhere = "203.0.113.66:1".parse().unwrap();
+    wire.a.take(wire.now, elsewhere, &initiation);
+    assert_eq!(kind(&wire.a.sent[0].1), "response", "it cannot tell");
+    assert_eq!(wire.a.peer(wire.now, &wire.b).endpoint, Some(wire.b.address));
+    // The peer itself is followed, since it goes on to speak.
+    wire.b.address = elsewhere;
+    wire.b.device.apply(wire.now, vec![rekeyed(&wire.a, 1)]);
+    wire.b.collect();
+    wire.pass(seconds(2));
+    assert_eq!(wire.a.peer(wire.now, &wire.b).endpoint, Some(elsewhere), "{:#?}", wire.ladder);
+}
+
 #[test]
 fn a_source_outside_the_allowed_ips_is_dropped_and_counted() {
     let mut wire = Wire::connected();

@@ -249,7 +249,9 @@ impl Peer {
             // Too early for a peer that still has the session.
             self.echoes.may_be_missed();
         }
-        self.heard(cx, from, initiation.len());
+        // Not where the peer is: after a start of ours, or a change of keys, somebody may send an initiation again
+        // that was seen on the way. Data will tell.
+        self.heard(cx, self.endpoint.unwrap_or(from), initiation.len());
         self.sent(cx, from, Ecn::NotCapable, len);
         self.timers.set(Timer::Unconfirmed, cx.now + CONFIRM_TIMEOUT);
         self.timers.set(Timer::Expire, cx.now + WIPE_AFTER);
