@@ -544,8 +544,9 @@ impl Dataplane {
         }
         self.fwmark = fwmark;
         self.device.apply(now, changes);
-        // Port 0 was the kernel's to choose.
+        // Port 0 was the kernel's to choose, and one that was taken when the interface went up may be had now.
         self.device.apply(now, vec![Change::ListenPort(self.ports.udp().port())]);
+        self.device.set_underlay(now, !self.ports.udp().is_closed());
         self.ports.drain(&mut self.device, now);
         Ok(())
     }

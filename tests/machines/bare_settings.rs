@@ -130,6 +130,27 @@ fn a_port_that_is_taken_is_told_whether_the_interface_is_up_or_down() {
     }
 }
 
+/// It had its port and started no handshake by itself, until the interface went down and up.
+#[test]
+fn a_device_that_went_up_without_its_port_works_with_another() {
+    let machine = Machine::new("machine");
+    machine.ip("link set lo up");
+    let _device = Device::start(&machine);
+    let _taken = {
+        wg_set(&machine, &[&format!("private-key {} listen-port 4242", secret(&key()))]);
+        machine.udp("0.0.0.0:4242").expect("cannot bind")
+    };
+    let peer = machine.udp("127.0.0.1:0").expect("cannot bind");
+    peer.set_read_timeout(Some(seconds(5))).expect("an option of sockets");
+    let endpoint = peer.local_addr().expect("it is bound");
+    machine.ip("link set wg0 up");
+    wg_set(&machine, &[&format!("peer {} endpoint {endpoint}", key().public_key())]);
+    wg_set(&machine, &["listen-port 4243"]);
+    let mut initiation = [0; 200];
+    let (len, from) = peer.recv_from(&mut initiation).expect("no initiation");
+    assert_eq!((len, from), (148, "127.0.0.1:4243".parse().unwrap()));
+}
+
 /// The time of the last handshake with each peer.
 fn handshakes(machine: &Machine) -> BTreeMap<String, u64> {
     let text = machine.run("wg", &["show", "wg0", "latest-handshakes"]);
