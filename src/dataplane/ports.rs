@@ -10,13 +10,10 @@ use tracing::trace;
 
 use super::Notice;
 use crate::sys::epoll::{Epoll, Ready};
-use crate::sys::poll::{self, Waker};
+use crate::sys::poll::Waker;
 use crate::sys::tun::Tun;
 use crate::sys::udp::{self, Family, SOCKETS, Sent, Udp};
 use crate::wireguard::{Device, Transmit};
-
-/// How long a full socket buffer may hold up the loop before the datagram is dropped.
-const SEND_PATIENCE: Duration = Duration::from_millis(10);
 
 /// Numbers of what is waited for, in the order in which it is attended to; the sockets have those below.
 pub(super) const OVERLAY: u32 = Epoll::NUMBERS - 2;
@@ -145,15 +142,22 @@ struct Outcome {
     failed_bytes: usize,
 }
 
-/// Sends datagrams with one system call, or one by one where the path does not take them so.
+/// Sends datagrams with one system call, or one by one where the path does not take them so. What a full
+/// socket buffer does not take is dropped, as the kernel's WireGuard drops what the queue of a link does not
+/// take: what waited for it would make all other peers wait.
 fn send(udp: &mut Udp, transmit: &Transmit<'_>) -> Outcome {
+    let Transmit { to, ecn, segment_size, .. } = transmit;
     let mut outcome = Outcome::default();
     let mut note = |contents: &[u8], datagrams: usize| {
-        match send_patiently(udp, transmit, contents) {
+        let result = match transmit.peer {
+            Some(_) => udp.send(to, *ecn, contents, *segment_size),
+            None => udp.send_shared(to, *ecn, contents, *segment_size),
+        };
+        match result {
             Ok(sent) => outcome.source_gone |= sent == Sent::WithoutSource,
             Err(error) if datagrams > 1 && udp::refuses_segmentation(&error) => return false,
             Err(error) => {
-                trace!(%error, to = %transmit.to.address, "send failed");
+                trace!(%error, to = %to.address, "send failed");
                 outcome.failed += datagrams;
                 outcome.failed_bytes += contents.len();
             }
@@ -167,25 +171,4 @@ fn send(udp: &mut Udp, transmit: &Transmit<'_>) -> Outcome {
         outcome.segmentation_refused = true;
     }
     outcome
-}
-
-/// Sends; a full socket buffer is waited for, but not for long.
-fn send_patiently(udp: &mut Udp, transmit: &Transmit<'_>, contents: &[u8]) -> io::Result<Sent> {
-    loop {
-        let Transmit { to, ecn, segment_size, .. } = transmit;
-        let result = match transmit.peer {
-            Some(_) => udp.send(to, *ecn, contents, *segment_size),
-            None => udp.send_shared(to, *ecn, contents, *segment_size),
-        };
-        match result {
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                let family = Family::of(&transmit.to.address);
-                let Some(fd) = udp.fd(family) else { return Err(error) };
-                if !poll::writable(fd, SEND_PATIENCE)? {
-                    return Err(error);
-                }
-            }
-            result => return result,
-        }
-    }
 }

@@ -24,16 +24,6 @@ pub fn readable<const N: usize>(
     Ok(set.map(|entry| entry.revents != 0))
 }
 
-/// Waits until `fd` takes another datagram; false when the time is over first.
-///
-/// # Errors
-/// What ppoll(2) says; none is to be expected.
-pub fn writable(fd: BorrowedFd<'_>, timeout: Duration) -> io::Result<bool> {
-    let mut set = [libc::pollfd { fd: fd.as_raw_fd(), events: libc::POLLOUT, revents: 0 }];
-    wait(&mut set, Some(timeout))?;
-    Ok(set.iter().any(|entry| entry.revents != 0))
-}
-
 fn wait(set: &mut [libc::pollfd], timeout: Option<Duration>) -> io::Result<()> {
     let timeout = timeout.map(|timeout| libc::timespec {
         tv_sec: timeout.as_secs().try_into().unwrap_or(libc::time_t::MAX),

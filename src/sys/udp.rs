@@ -213,8 +213,8 @@ impl Udp {
     ///
     /// # Errors
     ///
-    /// What the kernel says, see also [`refuses_segmentation`]; `Unsupported` when the endpoint's family
-    /// is not there.
+    /// What the kernel says, see also [`refuses_segmentation`]: `WouldBlock` when too much waits to leave;
+    /// `Unsupported` when the endpoint's family is not there.
     pub fn send(
         &mut self,
         to: &Endpoint,
@@ -231,6 +231,8 @@ impl Udp {
                 Err(error) if contents.len() <= segment_size && blames_source(&error) => {
                     self.connected.forget(to);
                 }
+                // By the shared socket it would overtake what waits here, by more than a peer allows for.
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Err(error),
                 // The shared socket says better what is wrong, if anything is.
                 Err(_) => {}
             }

@@ -78,8 +78,9 @@ impl Drop for Device<'_> {
     }
 }
 
+/// What the device says of itself.
 #[track_caller]
-fn status(machine: &Machine) -> Status {
+pub(crate) fn status(machine: &Machine) -> Status {
     let text = machine.run(HUSHWIRE, &["status", "--json", "--interface", "wg0"]);
     serde_json::from_str(&text).expect("status --json is no Status")
 }

@@ -6,14 +6,16 @@ use std::net::{TcpStream, UdpSocket};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use hushwire::status::Status;
+use hushwire::wireguard::PrivateKey;
 use nix::sys::signal::Signal;
 
+use crate::bare::{Device, status, wg_set};
 use crate::pair::Pair;
 use crate::support::capture::Capture;
+use crate::support::lab::Lab;
 use crate::support::machine::Machine;
 use crate::support::tunnel::HUSHWIRE;
-use crate::support::{millis, seconds, wait_for};
+use crate::support::{millis, random_bytes, seconds, wait_for};
 
 const STREAMS: usize = 4;
 const ECHOES: usize = 200;
@@ -113,6 +115,68 @@ fn no_datagram_is_lost_beside_four_streams() {
     marks(&pair, "four streams");
 }
 
+/// The packet loop waited for room in the buffer of its socket, 10 ms for each batch, and everything with it: of
+/// twenty echoes by another link five were answered, after 0.9 s.
+#[test]
+fn a_link_that_takes_no_more_holds_up_no_other() {
+    let lab = Lab::new(3);
+    let keys = [(); 3].map(|()| PrivateKey::from_random(random_bytes()));
+    let devices: Vec<_> = (1..=3)
+        .map(|number| Device::configured(lab.machine(number), number, &keys[number - 1]))
+        .collect();
+    let [near, slow, far] = [1, 2, 3].map(|number| lab.machine(number));
+    near.ip(&format!("link add cable type veth peer name cable netns {}", slow.pid()));
+    for (machine, number) in [(near, 1), (slow, 2)] {
+        machine.ip(&format!("addr add 198.51.100.{number}/24 dev cable"));
+        machine.ip("link set cable up");
+    }
+    near.run("tc", &words("qdisc add dev cable root tbf rate 20mbit burst 32kb limit 50mb"));
+    for (machine, other, endpoint) in [
+        (near, 2, "198.51.100.2"),
+        (near, 3, "192.0.2.3"),
+        (slow, 1, "198.51.100.1"),
+        (far, 1, "192.0.2.1"),
+    ] {
+        let key = keys[other - 1].public_key();
+        let peer = format!("peer {key} allowed-ips 10.99.0.{other}/32 endpoint {endpoint}:51820");
+        wg_set(machine, &[&peer]);
+    }
+    for other in ["10.99.0.2", "10.99.0.3"] {
+        near.run("ping", &["-c1", "-W5", other]);
+    }
+
+    let flood = near.udp("10.99.0.1:0").expect("cannot bind");
+    let over = AtomicBool::new(false);
+    let answered = std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !over.load(Ordering::Relaxed) {
+                // Ten times what the link takes. Nobody listens there, and the answer to that is an error.
+                for _ in 0..20 {
+                    let _ = flood.send_to(&[7; 1300], "10.99.0.2:9");
+                }
+                std::thread::sleep(millis(1));
+            }
+        });
+        let end = End(&over);
+        let failed =
+            || status(near).peers.iter().map(|peer| peer.drops["send_failed"]).sum::<u64>();
+        wait_for("a full buffer", seconds(20), || (failed() > 100).then_some(()));
+        let answered = near.attempt("ping", &words("-q -c20 -i.05 -W2 10.99.0.3"));
+        drop(end);
+        String::from_utf8_lossy(&answered.stdout).into_owned()
+    });
+    println!("beside a full link: {answered}");
+    let received = answered.split(' ').zip(answered.split(' ').skip(1));
+    let received =
+        received.filter(|(_, word)| *word == "received,").map(|(count, _)| count.parse::<u32>());
+    assert!(received.flatten().next().is_some_and(|count| count >= 15), "{answered}");
+    drop(devices);
+}
+
+fn words(line: &str) -> Vec<&str> {
+    line.split(' ').collect()
+}
+
 /// All of it waits in the queue of the interface when the process goes on, and what is small came last.
 #[test]
 fn a_datagram_passes_all_large_packets_that_wait_before_it() {
@@ -168,8 +232,7 @@ fn counter(machine: &Machine, name: &str) -> u64 {
 /// What was marked as congested on its way to the right, and prints what was lost.
 fn marks(pair: &Pair, what: &str) -> u64 {
     let [left, right] = &pair.places;
-    let status = pair.homes[0].run(HUSHWIRE, &["status", "--json", "--interface", "wg0"]);
-    let status: Status = serde_json::from_str(&status).expect("not a Status");
+    let status = status(&pair.homes[0]);
     let marks = counter(right, "InCEPkts");
     println!(
         "{what}: {marks} packets marked, {} segments sent again, {} packets dropped by the backlog, {} \
