@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use hushwire::offload::{GSO_UDP_L4, NEEDS_CSUM, Offload, VnetHeader};
 use hushwire::wireguard::{
     Allow, AllowedIpChange, Change, Device, DropReason, Ecn, Endpoint, Event, GossipChange,
-    PeerChange, PrivateKey, SessionState, Source,
+    PeerChange, PrivateKey, PublicKey, SessionState, Source,
 };
 use wire::{Delivery, Station, Wire, kind, peer, preshared, udp};
 
@@ -557,6 +557,19 @@ fn an_initiation_that_is_lost_beside_one_of_the_peer_is_sent_again() {
     let before = wire.ladder.len();
     wire.pass(seconds(5));
     assert_eq!(wire.ladder.len(), before, "{:#?}", wire.ladder);
+}
+
+/// Whoever knows our public key would pass for it.
+#[test]
+fn no_hands_are_shaken_with_a_key_that_is_nobodys() {
+    let mut wire = Wire::strangers();
+    let mut change = PeerChange::new(PublicKey::from_bytes([0; 32]));
+    change.endpoints = Some(vec![wire.b.address]);
+    change.allowed_ips = vec![AllowedIpChange::Add("10.99.0.2/32".parse().unwrap())];
+    wire.a.device.apply(wire.now, vec![Change::Peer(change)]);
+    wire.a.send(wire.now, &udp("10.99.0.1", "10.99.0.2", b"to nobody"));
+    wire.pass(seconds(3));
+    assert!(wire.ladder.is_empty(), "{:#?}", wire.ladder);
 }
 
 /// The keys of a peer at `station`, as a reload of its file changes them.

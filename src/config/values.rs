@@ -223,9 +223,9 @@ pub fn public_key(text: &str) -> Result<PublicKey, Complaint> {
             .allowed("44 characters of base64, the last one =")
             .hint(hint)
     })?;
-    // With it the shared secret would be zero for everybody: RFC 7748, section 6.1.
-    if key.as_bytes() == &[0; KEY_LEN] {
-        return Err(Complaint::new("this key is all zero, which is nobody's").hint(hint));
+    if key.is_nobodys() {
+        let what = if key.as_bytes() == &[0; KEY_LEN] { "all zero" } else { "of low order" };
+        return Err(Complaint::new(format!("this key is {what}, which is nobody's")).hint(hint));
     }
     Ok(key)
 }

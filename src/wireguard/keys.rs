@@ -213,6 +213,14 @@ impl PublicKey {
     pub fn to_hex(&self) -> String {
         to_hex(&self.0)
     }
+
+    /// Whether it has the same secret with everybody, zero, so that whoever knows our public key could pass for
+    /// its owner (RFC 7748 section 6.1). It is nobody's: no private key makes it.
+    pub fn is_nobodys(&self) -> bool {
+        // Whichever private key: as a multiple of eight each takes these few points to zero.
+        let any = StaticSecret::from([1; KEY_LEN]);
+        !any.diffie_hellman(&x25519_dalek::PublicKey::from(self.0)).was_contributory()
+    }
 }
 
 impl FromStr for PublicKey {
@@ -253,6 +261,18 @@ mod tests {
             PrivateKey::from_bytes(nine).public_key().to_hex(),
             "422c8e7a6227d7bca1350b3e2bb7279f7897b87bb6854b783c60e80311ae3079"
         );
+    }
+
+    #[test]
+    fn keys_that_share_the_same_secret_with_everybody_are_nobodys() {
+        let of = |first: u8, rest: u8, last: u8| {
+            let mut bytes = [rest; KEY_LEN];
+            (bytes[0], bytes[31]) = (first, last);
+            PublicKey::from_bytes(bytes).is_nobodys()
+        };
+        // 0, 1, -1 and 0 again, modulo 2^255 - 19.
+        assert!(of(0, 0, 0) && of(1, 0, 0) && of(0xec, 0xff, 0x7f) && of(0xed, 0xff, 0x7f));
+        assert!(!of(9, 0, 0));
     }
 
     #[test]

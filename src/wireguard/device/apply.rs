@@ -153,13 +153,14 @@ impl Device {
         self.allowed_ips.remove_peer(id);
     }
 
-    /// Gives a peer a session under the present keys; one before carries packets until then. Without a private
-    /// key there is none.
+    /// Gives a peer a session under the present keys; one before carries packets until then. There is none without
+    /// a private key, nor for a key that is nobody's (kernel: noise.c, `wg_noise_precompute_static_static`).
     fn renew_session(&mut self, now: Instant, id: PeerId, key: &PublicKey) {
         let index = self.unused_index();
         let Some(slot) = self.peers.get_mut(&id) else { return };
         let [present, retiring] = slot.indices;
-        let (indices, gone) = if let Some(identity) = &self.identity {
+        let identity = self.identity.as_ref().filter(|_| !key.is_nobodys());
+        let (indices, gone) = if let Some(identity) = identity {
             let session = Session::new(identity, key, slot.peer.preshared_key(), index, now);
             let (kept, gone) = match slot.peer.set_session(now, session) {
                 true => (present, retiring),
