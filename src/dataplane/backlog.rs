@@ -134,8 +134,10 @@ impl Backlog {
         let mut waiting = self.waiting.pop_front()?;
         self.bytes -= waiting.len;
         let is_last = self.waiting.is_empty();
-        waiting.is_congested = self.codel.is_congested(now, waiting.since, is_last)
-            || self.is_enough(now, waiting.since);
+        let stands = self.codel.is_congested(now, waiting.since, is_last);
+        // Told by its loss, what is small would be lost whole, and may be gossip behind a fragment.
+        waiting.is_congested =
+            waiting.header.is_large() && (stands || self.is_enough(now, waiting.since));
         Some(waiting)
     }
 
@@ -264,6 +266,21 @@ mod tests {
         assert_eq!(times.map(&mut told), [false, false, true, false, false, true]);
         // There are three left: one of them leaves two behind, which are few.
         assert_eq!([9000, 9001].map(&mut told), [false, false]);
+    }
+
+    /// It waits for what is large of its flow, or for a fragment, which may be of any.
+    #[test]
+    fn what_is_small_and_waits_is_told_nothing() {
+        let (mut backlog, start) = (Backlog::default(), Instant::now());
+        for _ in 0..9 {
+            assert!(read(&mut backlog, start, LARGE, &packet(1, 60_000)));
+            assert!(read(&mut backlog, start, SMALL, &packet(1, 100)));
+        }
+        let late = start + ENOUGH_WAIT;
+        let told: Vec<bool> = (0..10)
+            .map(|turn| backlog.pop(late + TOLD_EVERY * turn).unwrap().is_congested)
+            .collect();
+        assert_eq!(told, [true, false, true, false, true, false, true, false, true, false]);
     }
 
     #[test]
