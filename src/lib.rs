@@ -25,6 +25,7 @@
 //! - [`engine`]: a client of the container engine; which process a container's first is, and its events
 //! - [`uapi`]: the control socket; text becomes a typed request, a reply becomes text
 //! - [`status`]: what `hushwire status` shows, as plain data
+//! - [`wrap`]: lines that fit a terminal
 //! - [`commands`]: one file a subcommand; [`cli`]: their arguments and help texts
 //!
 //! A packet on its way out: TUN read → a large one waits for its turn and is cut → inner destination
@@ -49,3 +50,4 @@ pub mod status;
 pub mod sys;
 pub mod uapi;
 pub mod wireguard;
+pub mod wrap;

@@ -14,8 +14,8 @@ use crate::status::{PeerStatus, RightsStatus, Status};
 use crate::sys::sandbox::Confinement;
 use crate::uapi::fetch_status;
 use crate::wireguard::SessionState;
+use crate::wrap::flow;
 
-const WIDTH: usize = 80;
 /// Column of the values below a title.
 const INDENT: usize = 14;
 /// Prefixes shown for one peer; more would drown the rest.
@@ -177,29 +177,6 @@ fn drops(drops: &BTreeMap<String, u64>) -> String {
 
 fn row(label: &str, separator: &str, items: &[impl Display]) -> String {
     flow(format!("  {label:<width$}", width = INDENT - 2), INDENT, separator, items)
-}
-
-/// Lines of items with a separator between them, broken between items before column 80.
-fn flow(first: String, indent: usize, separator: &str, items: &[impl Display]) -> String {
-    let mut text = first;
-    let mut column = text.chars().count();
-    for (index, item) in items.iter().enumerate() {
-        let item = item.to_string();
-        let length = item.chars().count();
-        // Room for the comma that may follow.
-        let comma = separator.trim_end().len();
-        if index > 0 && column + separator.len() + length + comma > WIDTH {
-            text += separator.trim_end();
-            text += &format!("\n{:indent$}", "");
-            column = indent;
-        } else if index > 0 {
-            text += separator;
-            column += separator.len();
-        }
-        text += &item;
-        column += length;
-    }
-    text + "\n"
 }
 
 /// The two largest units of a duration; tenths below ten seconds.
