@@ -31,3 +31,8 @@ pub fn flow(first: String, indent: usize, separator: &str, items: &[impl Display
     }
     text + "\n"
 }
+
+/// Makes lines of the words of a text, in the same way.
+pub fn words(first: String, indent: usize, text: &str) -> String {
+    flow(first, indent, " ", &text.split(' ').collect::<Vec<_>>())
+}

@@ -386,6 +386,33 @@ fn a_bad_configuration_exits_2_with_every_error() {
     }
 }
 
+/// Long lists of addresses, ports or keys went over the edge of the terminal.
+#[test]
+fn check_and_its_errors_fit_80_columns() {
+    let scratch = Scratch::new("wide");
+    let rules: Vec<_> = (1..=20).map(|n| format!("\"tcp/{n}00-{n}99\"")).collect();
+    let rules = format!("allow = [{}]\n", rules.join(", "));
+    let nets: Vec<_> = (1..=9).map(|n| format!("\"fd00:99:1234:5678::{n}/128\"")).collect();
+    let config = write_cluster(&scratch, "");
+    let peer = format!("allowed_ips = [\"10.99.0.2/32\", {}]\n{rules}", nets.join(", "));
+    let file = std::fs::read_to_string(&config).unwrap();
+    let file = file.replace("allow = [\"tcp/9094\", \"udp/9094\", \"icmp\"]\n", &rules);
+    let file = file.replace("allowed_ips = [\"10.99.0.2/32\"]\n", &peer);
+    std::fs::write(&config, &file).unwrap();
+    let check = hushwire(&["check", "--config", &config]);
+    assert_code(&check, 0);
+    std::fs::write(&config, format!("{file}typo = 1\nendpoint = \"machine2\"\n")).unwrap();
+    let errors = hushwire(&["check", "--config", &config]);
+    assert_code(&errors, 2);
+    let (check, errors) = (text(&check.stdout), text(&errors.stderr));
+    assert!(check.contains("\n            fd00:99:1234:5678::4/128 "), "{check}");
+    assert!(errors.contains("\n           persistent_keepalive, allow\n"), "{errors}");
+    // Lines of a file and its place are as long as the path.
+    for line in check.lines().chain(errors.lines()).filter(|line| !line.starts_with(&config)) {
+        assert!(line.chars().count() <= 80, "{} columns: {line}", line.chars().count());
+    }
+}
+
 #[test]
 fn status_and_wait_say_that_no_hushwire_runs() {
     let scratch = Scratch::new("nobody");

@@ -86,7 +86,8 @@ fn default_private_key_that_is_not_there_says_how_to_make_one() {
         error,
         format!(
             "{directory}/hushwire.toml: private_key_file: {directory}/private.key does not exist\n  \
-             hint:    run `hushwire init` on this machine to make its key, or name another file\n\
+             hint:    run `hushwire init` on this machine to make its key, or name another\n  \
+             \x20        file\n\
              1 error; nothing was changed"
         )
     );

@@ -32,6 +32,9 @@ fn configuration_manual_has_the_keys_of_the_loader_and_no_others() {
     }
 }
 
+/// What a line begins with that goes on with what is allowed.
+const GOES_ON: &str = "\n           ";
+
 /// The keys that are allowed, as the loader itself says it of one that is not.
 fn keys(text: &str, error: &str) -> BTreeSet<String> {
     let name = format!("hushwire-manual-{}-{}.toml", std::process::id(), text.len());
@@ -40,6 +43,7 @@ fn keys(text: &str, error: &str) -> BTreeSet<String> {
     let errors = load(&path, &Environment::default()).unwrap_err().to_string();
     fs::remove_file(&path).unwrap();
     let (_, known) = errors.split_once(&format!("{error}\n  allowed: ")).unwrap();
+    let known = known.replace(GOES_ON, " ");
     known.lines().next().unwrap().split(", ").map(str::to_owned).collect()
 }
 

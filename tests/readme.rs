@@ -38,6 +38,8 @@ fn configuration_tables_have_the_keys_of_the_loader_and_no_others() {
         let table = after(section("Configuration"), &format!("\n`{name}`: "));
         let documented = first_column(table.split("\n\n").nth(1).unwrap());
         let (_, known) = errors.split_once(&format!("unknown key in {name}\n  allowed: ")).unwrap();
+        // A line that goes on is indented further.
+        let known = known.replace("\n           ", " ");
         let known = known.lines().next().unwrap().split(", ").map(str::to_owned).collect();
         assert_eq!(documented, known, "{name}");
     }

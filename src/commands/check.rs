@@ -9,6 +9,10 @@ use super::{Environment, Failure};
 use crate::cli::ConfigFile;
 use crate::config::{self, Config, Host, Mtu, Netns, PeerEndpoint};
 use crate::wireguard::Allow;
+use crate::wrap;
+
+/// Column of the values.
+const INDENT: usize = 12;
 
 pub(super) fn run(
     arguments: &ConfigFile,
@@ -25,24 +29,16 @@ fn summary(config: &Config) -> String {
         Mtu::Auto => "auto".to_owned(),
         Mtu::Fixed(bytes) => bytes.to_string(),
     };
-    let mut text = format!(
-        "{}: good\n\
-         machine     {}\n\
-         public key  {}\n\
-         interface   {}, mtu {mtu}\n\
-         address     {}\n\
-         port        {}\n\
-         filter      {}\n",
-        config.path.display(),
-        interface.machine.as_deref().unwrap_or("(not in the list of peers)"),
-        interface.private_key.public_key(),
-        interface.name,
-        list(&interface.address),
-        interface.listen_port,
-        filter(config.filter.as_ref(), config.gossip.port),
-    );
+    let machine = interface.machine.as_deref().unwrap_or("(not in the list of peers)");
+    let mut text = format!("{}: good\n", config.path.display());
+    text += &row("machine", machine);
+    text += &row("public key", interface.private_key.public_key());
+    text += &row("interface", format_args!("{}, mtu {mtu}", interface.name));
+    text += &row("address", list(&interface.address));
+    text += &row("port", interface.listen_port);
+    text += &row("filter", filter(config.filter.as_ref(), config.gossip.port));
     if interface.netns != Netns::Own {
-        text += &format!("namespace   {}\n", interface.netns);
+        text += &row("namespace", &interface.netns);
     }
     for peer in &config.peers {
         let key = peer.public_key.to_string();
@@ -51,15 +47,19 @@ fn summary(config: &Config) -> String {
             Some(endpoint) => host_port(endpoint),
             None => "no endpoint: it must speak first".to_owned(),
         };
-        text += &format!("peer        {name}, {}, {endpoint}\n", list(&peer.allowed_ips));
+        text += &row("peer", format_args!("{name}, {}, {endpoint}", list(&peer.allowed_ips)));
         if let Some(allow) = &peer.allow {
-            text += &format!("            filter {}\n", filter(Some(allow), config.gossip.port));
+            text += &row("", format_args!("filter {}", filter(Some(allow), config.gossip.port)));
         }
     }
     if config.peers.is_empty() {
-        text += "peer        (none)\n";
+        text += &row("peer", "(none)");
     }
     text
+}
+
+fn row(label: &str, text: impl Display) -> String {
+    wrap::words(format!("{label:<INDENT$}"), INDENT, &text.to_string())
 }
 
 /// What may pass, and whether Alertmanager's gossip is among it.

@@ -7,8 +7,8 @@
 use std::fmt::{self, Write};
 use std::path::{Path, PathBuf};
 
-/// Lines of an error are broken here; a terminal of 100 columns is the narrowest that we aim at.
-const WIDTH: usize = 100;
+use crate::wrap;
+
 /// Longest piece of a value that an error repeats, in characters.
 const SHOWN: usize = 64;
 
@@ -46,17 +46,9 @@ impl fmt::Display for Complaint {
         f.write_str(&self.problem)?;
         for (label, text) in [("allowed:", &self.allowed), ("hint:", &self.hint)] {
             if let Some(text) = text {
-                write!(f, "\n  {label:<8}")?;
-                let mut column = 2 + 8;
-                for word in text.split(' ') {
-                    let length = word.chars().count();
-                    if column + 1 + length > WIDTH {
-                        f.write_str("\n          ")?;
-                        column = 2 + 8;
-                    }
-                    write!(f, " {word}")?;
-                    column += 1 + length;
-                }
+                let first = format!("  {label:<8} ");
+                let indent = first.len();
+                write!(f, "\n{}", wrap::words(first, indent, text).trim_end())?;
             }
         }
         Ok(())
@@ -294,7 +286,7 @@ mod tests {
     fn long_hints_are_broken_at_words() {
         let text = Complaint::new("p").hint("word ".repeat(40).trim()).to_string();
         assert!(text.lines().count() > 2);
-        assert!(text.lines().all(|line| line.chars().count() <= WIDTH), "{text}");
+        assert!(text.lines().all(|line| line.chars().count() <= wrap::WIDTH), "{text}");
         assert!(text.lines().skip(2).all(|line| line.starts_with("           word")), "{text}");
     }
 }
