@@ -386,6 +386,24 @@ fn a_bad_configuration_exits_2_with_every_error() {
     }
 }
 
+#[test]
+fn check_tells_a_machine_without_a_name_from_one_that_is_not_in_the_list() {
+    let scratch = Scratch::new("no-name");
+    let config = write_cluster(&scratch, "");
+    let machine = |file: &str| {
+        std::fs::write(&config, file).unwrap();
+        let check = hushwire(&["check", "--config", &config]);
+        assert_code(&check, 0);
+        text(&check.stdout).lines().nth(1).unwrap().to_owned()
+    };
+    let file = std::fs::read_to_string(&config).unwrap();
+    let unnamed = file.replace("name = \"machine1\"\n", "");
+    assert_eq!(machine(&unnamed), "machine     (no name)");
+    let (_, others) = unnamed.split_once("allowed_ips = [\"10.99.0.1/32\"]\n").unwrap();
+    let stranger = format!("[interface]\naddress = [\"10.99.0.1\"]\n{others}");
+    assert_eq!(machine(&stranger), "machine     (not in the list of peers)");
+}
+
 /// Long lists of addresses, ports or keys went over the edge of the terminal.
 #[test]
 fn check_and_its_errors_fit_80_columns() {

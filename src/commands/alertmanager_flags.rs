@@ -101,6 +101,7 @@ mod tests {
             interface: Interface {
                 name: "hush0".into(),
                 private_key: PrivateKey::from_bytes([1; KEY_LEN]),
+                listed: true,
                 machine: Some("machine1".into()),
                 address: nets(address),
                 listen_port: 51820,

@@ -29,7 +29,11 @@ fn summary(config: &Config) -> String {
         Mtu::Auto => "auto".to_owned(),
         Mtu::Fixed(bytes) => bytes.to_string(),
     };
-    let machine = interface.machine.as_deref().unwrap_or("(not in the list of peers)");
+    let machine = match &interface.machine {
+        Some(name) => name,
+        None if interface.listed => "(no name)",
+        None => "(not in the list of peers)",
+    };
     let mut text = format!("{}: good\n", config.path.display());
     text += &row("machine", machine);
     text += &row("public key", interface.private_key.public_key());

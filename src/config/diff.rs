@@ -329,6 +329,7 @@ mod tests {
             interface: Interface {
                 name: "hush0".to_owned(),
                 private_key: machine(us),
+                listed: false,
                 machine: None,
                 address: vec!["10.99.0.100/32".parse().unwrap()],
                 listen_port: random.u16(1..3),

@@ -188,6 +188,7 @@ fn interface(section: &Section<'_>, us: &Us<'_>, report: &mut Report<'_>) -> Opt
     Some(Interface {
         name: name.map_or_else(|| DEFAULT_NAME.to_owned(), |name| name.value),
         private_key: us.private_key.clone()?,
+        listed: us.block.is_some(),
         machine: us.block.and_then(|block| block.name.clone()).map(|name| name.value),
         address: us.address(section, report),
         listen_port: listen_port.or(own_port).unwrap_or(DEFAULT_LISTEN_PORT),
@@ -392,6 +393,7 @@ mod tests {
             interface: Interface {
                 name: "hush0".to_owned(),
                 private_key: machine(1),
+                listed: true,
                 machine: Some("alert1".to_owned()),
                 address: vec!["10.99.0.1/32".parse().unwrap(), "fd00:99::1/128".parse().unwrap()],
                 listen_port: 51821,
@@ -434,6 +436,7 @@ mod tests {
         assert_eq!(interface.netns, Netns::Own);
         assert_eq!((gossip.port, gossip.resend), (9095, Duration::from_secs(60)));
         assert_eq!((interface.name.as_str(), interface.machine), ("am0", None));
+        assert!(!interface.listed);
         assert_eq!(interface.address, ["fd00:99::1/64".parse().unwrap()]);
         assert_eq!((interface.listen_port, interface.mtu), (51000, Mtu::Fixed(1440)));
         assert_eq!(interface.fwmark, 0xca6c);

@@ -68,6 +68,8 @@ pub struct Interface {
     pub name: String,
     /// Our own key.
     pub private_key: PrivateKey,
+    /// Whether there is a `[[peer]]` block of our own.
+    pub listed: bool,
     /// The name in our own `[[peer]]` block, if there is such a block and it has a name.
     pub machine: Option<String>,
     /// Overlay addresses of this machine, each with its prefix length; at least one.
