@@ -127,6 +127,16 @@ fn bad_usage_exits_2() {
     }
 }
 
+#[test]
+fn a_bad_name_of_an_interface_is_no_line_of_a_file() {
+    for arguments in [&[""][..], &["lo"], &["bad name"], &["status", "--interface", "a/b"]] {
+        let output = hushwire(arguments);
+        assert_code(&output, 2);
+        let error = text(&output.stderr);
+        assert!(error.contains("invalid value") && !error.contains("line"), "{error}");
+    }
+}
+
 /// What `init` prints above the block.
 const FILTER: &str = "\
 # Once for all machines: what they may reach on each other.

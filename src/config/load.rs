@@ -176,7 +176,10 @@ fn read_document(
 }
 
 fn interface(section: &Section<'_>, us: &Us<'_>, report: &mut Report<'_>) -> Option<Interface> {
-    let name = section.item("name").and_then(|item| item.string(values::interface_name, report));
+    // On the command line, which has the same rules, there is no line.
+    let hint = format!("leave the line out to use \"{DEFAULT_NAME}\"");
+    let name = |text: &str| values::interface_name(text).map_err(|wrong| wrong.hint(hint));
+    let name = section.item("name").and_then(|item| item.string(name, report));
     let own_port = us.block.and_then(|block| block.endpoint.as_ref()).map(|e| e.value.port);
     let hint = "leave the line out to use the port of this machine's own endpoint";
     let listen_port =

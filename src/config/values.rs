@@ -35,14 +35,12 @@ const RESEND_MAX: Duration = Duration::from_secs(600);
 pub fn interface_name(text: &str) -> Result<String, Complaint> {
     // Linux has /proc/sys/net/ipv4/conf/all and .../default beside those of the interfaces.
     if matches!(text, "." | ".." | "all" | "default" | "lo") {
-        return Err(Complaint::new(format!("{} is reserved by Linux", shown(text)))
-            .hint("leave the line out to use \"hush0\""));
+        return Err(Complaint::new(format!("{} is reserved by Linux", shown(text))));
     }
     let good = |b: u8| b.is_ascii_alphanumeric() || b"_=+.-".contains(&b);
     if text.is_empty() || text.len() > INTERFACE_NAME_MAX || !text.bytes().all(good) {
         return Err(Complaint::new(format!("{} is no name for an interface", shown(text)))
-            .allowed(format!("1 to {INTERFACE_NAME_MAX} letters, digits and _ = + . -"))
-            .hint("leave the line out to use \"hush0\""));
+            .allowed(format!("1 to {INTERFACE_NAME_MAX} letters, digits and _ = + . -")));
     }
     Ok(text.to_owned())
 }
