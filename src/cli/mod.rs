@@ -3,6 +3,8 @@
 //! Values are parsed here, by the rules of the configuration, so that a command never sees a bad one.
 //! Help is written for somebody who has never seen the program and fits 80 columns. Read by main.rs.
 
+mod mistaken;
+
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -10,6 +12,7 @@ use clap::error::ErrorKind;
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 use ipnet::IpNet;
 
+use self::mistaken::almost_a_command;
 use crate::config::{Complaint, PeerEndpoint, values};
 
 /// Where the configuration is looked for.
@@ -60,38 +63,6 @@ impl Arguments {
         };
         Err(Self::command().error(ErrorKind::InvalidSubcommand, message))
     }
-}
-
-/// The command that somebody who typed this has probably meant: one slip away, or two if it is longer
-/// than four letters; with the number of slips. Nobody shall get an interface for a mistyped command.
-fn almost_a_command(name: &str) -> Option<(usize, String)> {
-    let commands = Arguments::command();
-    let names = commands.get_subcommands().map(|command| command.get_name().to_owned());
-    names
-        .map(|command| (slips(name, &command), command))
-        .filter(|(slips, command)| *slips <= if command.len() > 4 { 2 } else { 1 })
-        .min()
-}
-
-/// How many letters were missed, added, mistaken or swapped with their neighbour between two words.
-fn slips(typed: &str, meant: &str) -> usize {
-    let (typed, meant) = (typed.as_bytes(), meant.as_bytes());
-    let mut rows = vec![vec![0; meant.len() + 1]; typed.len() + 1];
-    for i in 0..=typed.len() {
-        for j in 0..=meant.len() {
-            rows[i][j] = if i == 0 || j == 0 {
-                i + j
-            } else {
-                let mistaken = rows[i - 1][j - 1] + usize::from(typed[i - 1] != meant[j - 1]);
-                let mut least = mistaken.min(rows[i - 1][j] + 1).min(rows[i][j - 1] + 1);
-                if i > 1 && j > 1 && typed[i - 1] == meant[j - 2] && typed[i - 2] == meant[j - 1] {
-                    least = least.min(rows[i - 2][j - 2] + 1);
-                }
-                least
-            };
-        }
-    }
-    rows[typed.len()][meant.len()]
 }
 
 const OVERVIEW: &str = "\
@@ -470,23 +441,5 @@ mod tests {
         assert_eq!(LogLevel::from_str("VERBOSE", true), Ok(LogLevel::Debug));
         assert_eq!(LogLevel::from_str("silent", true), Ok(LogLevel::Silent));
         assert!(LogLevel::from_str("loud", true).is_err());
-    }
-
-    #[test]
-    fn a_mistyped_command_is_no_interface_and_an_interface_no_mistyped_command() {
-        let meant = |name| almost_a_command(name).map(|(_, command)| command);
-        for (typed, command) in [
-            ("stauts", "status"),
-            ("chek", "check"),
-            ("upp", "up"),
-            ("pu", "up"),
-            ("wiat", "wait"),
-            ("pubky", "pubkey"),
-        ] {
-            assert_eq!(meant(typed).as_deref(), Some(command), "{typed}");
-        }
-        for name in ["wg0", "wg", "hush0", "tun0", "utun", "wg-office", "vpn", "wgX_1"] {
-            assert_eq!(meant(name), None, "{name}");
-        }
     }
 }
