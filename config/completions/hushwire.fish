@@ -38,6 +38,7 @@ complete -c hushwire -n "__fish_hushwire_needs_command" -a "alertmanager-flags" 
 complete -c hushwire -n "__fish_hushwire_needs_command" -a "genkey" -d 'Print a new private key, as `wg genkey` does'
 complete -c hushwire -n "__fish_hushwire_needs_command" -a "pubkey" -d 'Read a private key, print its public key, as `wg pubkey` does'
 complete -c hushwire -n "__fish_hushwire_needs_command" -a "genpsk" -d 'Print a new preshared key, as `wg genpsk` does'
+complete -c hushwire -n "__fish_hushwire_needs_command" -a "help" -d 'Print this message or the help of the given subcommand(s)'
 complete -c hushwire -n "__fish_hushwire_using_subcommand up" -l config -d 'The configuration file' -r -F
 complete -c hushwire -n "__fish_hushwire_using_subcommand up" -l log-level -d 'How much to log [default: $LOG_LEVEL, else info]' -r -f -a "silent\t'Nothing'
 error\t'What made it stop'
@@ -84,3 +85,15 @@ complete -c hushwire -n "__fish_hushwire_using_subcommand genkey" -s h -l help -
 complete -c hushwire -n "__fish_hushwire_using_subcommand pubkey" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c hushwire -n "__fish_hushwire_using_subcommand genpsk" -l out -d 'Write it to this new file, mode 0600, instead of printing it' -r -F
 complete -c hushwire -n "__fish_hushwire_using_subcommand genpsk" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c hushwire -n "__fish_hushwire_using_subcommand help; and not __fish_seen_subcommand_from up docker-plugin check reload status wait init alertmanager-flags genkey pubkey genpsk help" -f -a "up" -d 'Run the tunnel, in the foreground'
+complete -c hushwire -n "__fish_hushwire_using_subcommand help; and not __fish_seen_subcommand_from up docker-plugin check reload status wait init alertmanager-flags genkey pubkey genpsk help" -f -a "docker-plugin" -d 'Run the tunnel as a network driver of the container engine'
+complete -c hushwire -n "__fish_hushwire_using_subcommand help; and not __fish_seen_subcommand_from up docker-plugin check reload status wait init alertmanager-flags genkey pubkey genpsk help" -f -a "check" -d 'Validate the configuration; changes nothing'
+complete -c hushwire -n "__fish_hushwire_using_subcommand help; and not __fish_seen_subcommand_from up docker-plugin check reload status wait init alertmanager-flags genkey pubkey genpsk help" -f -a "reload" -d 'Have the running hushwire read its configuration and keys again'
+complete -c hushwire -n "__fish_hushwire_using_subcommand help; and not __fish_seen_subcommand_from up docker-plugin check reload status wait init alertmanager-flags genkey pubkey genpsk help" -f -a "status" -d 'Show peers, sessions, traffic and dropped packets'
+complete -c hushwire -n "__fish_hushwire_using_subcommand help; and not __fish_seen_subcommand_from up docker-plugin check reload status wait init alertmanager-flags genkey pubkey genpsk help" -f -a "wait" -d 'Wait until the overlay is ready: for start scripts and health checks'
+complete -c hushwire -n "__fish_hushwire_using_subcommand help; and not __fish_seen_subcommand_from up docker-plugin check reload status wait init alertmanager-flags genkey pubkey genpsk help" -f -a "init" -d 'Make this machine\'s key, and print its `[[peer]]` block'
+complete -c hushwire -n "__fish_hushwire_using_subcommand help; and not __fish_seen_subcommand_from up docker-plugin check reload status wait init alertmanager-flags genkey pubkey genpsk help" -f -a "alertmanager-flags" -d 'Print the Alertmanager flags for this machine'
+complete -c hushwire -n "__fish_hushwire_using_subcommand help; and not __fish_seen_subcommand_from up docker-plugin check reload status wait init alertmanager-flags genkey pubkey genpsk help" -f -a "genkey" -d 'Print a new private key, as `wg genkey` does'
+complete -c hushwire -n "__fish_hushwire_using_subcommand help; and not __fish_seen_subcommand_from up docker-plugin check reload status wait init alertmanager-flags genkey pubkey genpsk help" -f -a "pubkey" -d 'Read a private key, print its public key, as `wg pubkey` does'
+complete -c hushwire -n "__fish_hushwire_using_subcommand help; and not __fish_seen_subcommand_from up docker-plugin check reload status wait init alertmanager-flags genkey pubkey genpsk help" -f -a "genpsk" -d 'Print a new preshared key, as `wg genpsk` does'
+complete -c hushwire -n "__fish_hushwire_using_subcommand help; and not __fish_seen_subcommand_from up docker-plugin check reload status wait init alertmanager-flags genkey pubkey genpsk help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'

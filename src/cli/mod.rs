@@ -12,7 +12,6 @@ use clap::error::ErrorKind;
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 use ipnet::IpNet;
 
-use self::mistaken::almost_a_command;
 use crate::config::{Complaint, PeerEndpoint, values};
 
 /// Where the configuration is looked for.
@@ -25,8 +24,8 @@ pub const DEFAULT_CONFIG: &str = "/etc/hushwire/hushwire.toml";
 /// itself stays as it is: it listens on its overlay address.
 #[derive(Debug, Parser)]
 #[command(name = "hushwire", version, max_term_width = 80, after_long_help = OVERVIEW)]
-#[command(disable_help_subcommand = true, arg_required_else_help = true, verbatim_doc_comment)]
-#[command(args_conflicts_with_subcommands = true)]
+#[command(args_conflicts_with_subcommands = true, arg_required_else_help = true)]
+#[command(verbatim_doc_comment)]
 pub struct Arguments {
     /// What to do.
     #[command(subcommand)]
@@ -50,16 +49,23 @@ impl Arguments {
     /// # Errors
     /// What is to be printed: a usage error, or the help that was asked for.
     pub fn read(device: bool) -> Result<Self, clap::Error> {
-        let arguments = Self::try_parse()?;
-        let Some(name) = &arguments.name else { return Ok(arguments) };
-        let message = match almost_a_command(name) {
+        Self::try_parse()?.checked(device)
+    }
+
+    /// Refuses what clap cannot see: nobody shall get an interface for a command that is none of ours.
+    fn checked(self, device: bool) -> Result<Self, clap::Error> {
+        let Some(name) = &self.name else { return Ok(self) };
+        let advice = if self.foreground || device { None } else { mistaken::advice(name) };
+        let message = match advice {
             // After an option clap takes a command for a name.
-            Some((0, _)) => format!("'{name}' is a command, and no name for an interface"),
-            Some((_, command)) if !arguments.foreground && !device => format!(
-                "there is no command '{name}'; did you mean '{command}'?\n\n  An interface of this \
-                 name: hushwire --foreground {name}"
+            _ if mistaken::is_command(name) => {
+                format!("'{name}' is a command, and no name for an interface")
+            }
+            Some(advice) => format!(
+                "there is no command '{name}'; {advice}\n\n  An interface of this name: hushwire \
+                 --foreground {name}"
             ),
-            _ => return Ok(arguments),
+            None => return Ok(self),
         };
         Err(Self::command().error(ErrorKind::InvalidSubcommand, message))
     }
@@ -425,6 +431,47 @@ mod tests {
     #[test]
     fn the_definitions_are_consistent() {
         Arguments::command().debug_assert();
+    }
+
+    fn read(words: &[&str], device: bool) -> Result<Arguments, clap::Error> {
+        Arguments::try_parse_from([&["hushwire"], words].concat())?.checked(device)
+    }
+
+    /// `hushwire help` made an interface named help, and said nothing.
+    #[test]
+    fn help_is_a_command() {
+        let printed = |words: &[&str]| {
+            let error = read(words, false).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::DisplayHelp, "{words:?}");
+            error.to_string()
+        };
+        assert_eq!(printed(&["help"]), printed(&["--help"]));
+        for command in Arguments::command().get_subcommands().map(clap::Command::get_name) {
+            assert_eq!(printed(&["help", command]), printed(&[command, "--help"]));
+        }
+        let refused = |words: &[&str]| read(words, false).unwrap_err().kind();
+        assert_eq!(refused(&["help", "wg0"]), ErrorKind::InvalidSubcommand);
+        assert_eq!(refused(&["--foreground", "help"]), ErrorKind::InvalidSubcommand);
+    }
+
+    /// `hushwire stop` made an interface named stop.
+    #[test]
+    fn a_command_of_other_programs_is_an_interface_only_when_told() {
+        let words = "version start run show list ps config stop down quit restart remove uninstall";
+        for word in words.split(' ') {
+            let error = read(&[word], false).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::InvalidSubcommand, "{word}");
+            let error = error.to_string();
+            assert!(
+                error.starts_with(&format!("error: there is no command '{word}'; ")),
+                "{error}"
+            );
+            assert!(error.contains(&format!(" hushwire --foreground {word}\n")), "{error}");
+            assert!(error.lines().all(|line| line.chars().count() <= 80), "{error}");
+            assert_eq!(read(&["--foreground", word], false).unwrap().name.as_deref(), Some(word));
+            assert_eq!(read(&[word], true).unwrap().name.as_deref(), Some(word));
+        }
+        assert_eq!(read(&["wg0"], false).unwrap().name.as_deref(), Some("wg0"));
     }
 
     #[test]
