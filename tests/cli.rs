@@ -249,18 +249,26 @@ fn init_checks_its_values_before_it_writes() {
     assert_eq!(std::fs::read_dir(&scratch.0).unwrap().count(), 0);
 }
 
+/// With a reader that had gone away no key was made, and nobody was told.
 #[test]
 fn init_leaves_no_key_when_its_block_cannot_be_printed() {
     let scratch = Scratch::new("init-full");
-    let output = Command::new(env!("CARGO_BIN_EXE_hushwire"))
-        .args(["init", "--name", "machine1", "--address", "10.99.0.1"])
-        .args(["--config", &scratch.path("hushwire.toml")])
-        .stdout(std::fs::File::options().write(true).open("/dev/full").unwrap())
-        .output()
-        .unwrap();
-    assert_code(&output, 1);
-    assert!(text(&output.stderr).contains("cannot write to standard output"));
-    assert_eq!(std::fs::read_dir(&scratch.0).unwrap().count(), 0);
+    let (reader, closed) = std::io::pipe().unwrap();
+    drop(reader);
+    let full = std::fs::File::options().write(true).open("/dev/full").unwrap();
+    for output in [Stdio::from(full), Stdio::from(closed)] {
+        let output = Command::new(env!("CARGO_BIN_EXE_hushwire"))
+            .args(["init", "--name", "machine1", "--address", "10.99.0.1"])
+            .args(["--config", &scratch.path("hushwire.toml")])
+            .stdout(output)
+            .output()
+            .unwrap();
+        assert_code(&output, 1);
+        let error = text(&output.stderr);
+        assert!(error.starts_with("hushwire: cannot write to standard output: "), "{error}");
+        assert!(error.ends_with("; no key was written\n"), "{error}");
+        assert_eq!(std::fs::read_dir(&scratch.0).unwrap().count(), 0);
+    }
 }
 
 #[test]

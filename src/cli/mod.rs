@@ -223,7 +223,8 @@ Examples, the first for machine1, the second for all others:
 
 Exit codes:
   0  the key is written and the block is printed
-  1  there is a key already, or it cannot be written; nothing was changed
+  1  there is a key already, or key or block cannot be written; nothing was
+     changed
   2  wrong arguments; nothing was changed"
     )]
     Init(Init),

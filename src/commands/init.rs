@@ -28,11 +28,14 @@ pub(super) fn run(arguments: &Init, out: &mut dyn Write) -> Result<(), Failure> 
     let path = directory.join("private.key");
     let file =
         KeyFile::write(&path, &key.to_base64()).map_err(|error| not_written(&path, error))?;
-    if !arguments.block_only && !has_filter(config) {
-        out.write_all(FILTER.as_bytes())?;
-    }
-    out.write_all(block(arguments, &key.public_key()).as_bytes())?;
-    out.flush()?;
+    let filter = if arguments.block_only || has_filter(config) { "" } else { FILTER };
+    let text = format!("{filter}{}", block(arguments, &key.public_key()));
+    // A reader that went away is an error here: without its block the key is of no use.
+    out.write_all(text.as_bytes()).and_then(|()| out.flush()).map_err(|error| {
+        Failure::failed(format_args!(
+            "cannot write to standard output: {error}; no key was written"
+        ))
+    })?;
     remark(format_args!(
         "\nWrote {}: the identity of this machine. Keep it here, and keep it secret.\n\
          Next:\n\
