@@ -1,0 +1,62 @@
+//! What the command line takes and refuses.
+
+use super::*;
+
+#[test]
+fn the_definitions_are_consistent() {
+    Arguments::command().debug_assert();
+}
+
+fn read(words: &[&str], device: bool) -> Result<Arguments, clap::Error> {
+    Arguments::try_parse_from([&["hushwire"], words].concat())?.checked(device)
+}
+
+/// `hushwire help` made an interface named help, and said nothing.
+#[test]
+fn help_is_a_command() {
+    let printed = |words: &[&str]| {
+        let error = read(words, false).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::DisplayHelp, "{words:?}");
+        error.to_string()
+    };
+    assert_eq!(printed(&["help"]), printed(&["--help"]));
+    for command in Arguments::command().get_subcommands().map(clap::Command::get_name) {
+        assert_eq!(printed(&["help", command]), printed(&[command, "--help"]));
+    }
+    let refused = |words: &[&str]| read(words, false).unwrap_err().kind();
+    assert_eq!(refused(&["help", "wg0"]), ErrorKind::InvalidSubcommand);
+    assert_eq!(refused(&["--foreground", "help"]), ErrorKind::InvalidSubcommand);
+}
+
+/// `hushwire stop` made an interface named stop.
+#[test]
+fn a_command_of_other_programs_is_an_interface_only_when_told() {
+    let words = "version start run show list ps config stop down quit restart remove uninstall";
+    for word in words.split(' ') {
+        let error = read(&[word], false).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::InvalidSubcommand, "{word}");
+        let error = error.to_string();
+        assert!(error.starts_with(&format!("error: there is no command '{word}'; ")), "{error}");
+        assert!(error.contains(&format!(" hushwire --foreground {word}\n")), "{error}");
+        assert!(error.lines().all(|line| line.chars().count() <= 80), "{error}");
+        assert_eq!(read(&["--foreground", word], false).unwrap().name.as_deref(), Some(word));
+        assert_eq!(read(&[word], true).unwrap().name.as_deref(), Some(word));
+    }
+    assert_eq!(read(&["wg0"], false).unwrap().name.as_deref(), Some("wg0"));
+}
+
+#[test]
+fn seconds_are_numbers_that_a_duration_can_hold() {
+    assert_eq!(seconds("0.5"), Ok(Duration::from_millis(500)));
+    assert_eq!(seconds("0"), Ok(Duration::ZERO));
+    for bad in ["", "-1", "nan", "inf", "1e30", "5s"] {
+        assert!(seconds(bad).is_err(), "{bad}");
+    }
+}
+
+#[test]
+fn log_levels_have_the_names_of_wireguard_go_too() {
+    assert_eq!(LogLevel::from_str("VERBOSE", true), Ok(LogLevel::Debug));
+    assert_eq!(LogLevel::from_str("silent", true), Ok(LogLevel::Silent));
+    assert!(LogLevel::from_str("loud", true).is_err());
+}
