@@ -54,8 +54,12 @@ impl Arguments {
         Self::try_parse()?.checked(device)
     }
 
-    /// Refuses what clap cannot see: nobody shall get an interface for a command that is none of ours.
+    /// Refuses what clap cannot see: an address that stands twice, and an interface for a command that is
+    /// none of ours.
     fn checked(self, device: bool) -> Result<Self, clap::Error> {
+        if let Some(Command::Init(init)) = &self.command {
+            init.refuse_address_twice()?;
+        }
         let Some(name) = &self.name else { return Ok(self) };
         let advice = if self.foreground || device { None } else { mistaken::advice(name) };
         let message = match advice {
@@ -387,6 +391,23 @@ pub struct Init {
     /// Which configuration: the key goes beside it.
     #[command(flatten)]
     pub file: ConfigFile,
+}
+
+impl Init {
+    /// `check` would refuse the block.
+    fn refuse_address_twice(&self) -> Result<(), clap::Error> {
+        let addresses = self.address.iter().enumerate();
+        let mut twice =
+            addresses.filter(|(n, one)| self.address.iter().take(*n).any(|a| a == *one));
+        twice.next().map_or(Ok(()), |(_, one)| {
+            let message = format!(
+                "invalid value '{}' for '--address <ADDRESS>': it stands twice\n\n\
+                 For more information, try '--help'.\n",
+                one.addr()
+            );
+            Err(clap::Error::raw(ErrorKind::ValueValidation, message))
+        })
+    }
 }
 
 /// Arguments of `alertmanager-flags`.

@@ -45,6 +45,27 @@ fn a_command_of_other_programs_is_an_interface_only_when_told() {
     assert_eq!(read(&["wg0"], false).unwrap().name.as_deref(), Some("wg0"));
 }
 
+/// `init` printed a block that `check` refused.
+#[test]
+fn init_takes_each_address_once() {
+    let init = |addresses: &[&str]| {
+        let addresses = addresses.iter().flat_map(|address| ["--address", address]);
+        let words: Vec<_> = ["init", "--name", "machine1"].into_iter().chain(addresses).collect();
+        read(&words, false).map(drop).map_err(|error| error.to_string())
+    };
+    assert_eq!(init(&["10.99.0.1", "10.99.0.2", "fd00::1"]), Ok(()));
+    for addresses in
+        [["10.99.0.1", "10.99.0.2", "10.99.0.1"], ["fd00::1", "fd00::2", "fd00:0::1/128"]]
+    {
+        let error = init(&addresses).unwrap_err();
+        let expected = format!(
+            "error: invalid value '{}' for '--address <ADDRESS>': it stands twice\n",
+            addresses[0]
+        );
+        assert!(error.starts_with(&expected), "{error}");
+    }
+}
+
 #[test]
 fn seconds_are_numbers_that_a_duration_can_hold() {
     assert_eq!(seconds("0.5"), Ok(Duration::from_millis(500)));
