@@ -433,14 +433,13 @@ fn seconds(text: &str) -> Result<Duration, String> {
         .ok_or_else(|| "give a number of seconds, such as 30 or 0.5".to_owned())
 }
 
-fn single_address(text: &str) -> Result<IpNet, String> {
-    let net = values::allowed_ip(text).map_err(|complaint| complaint.to_string())?;
+fn single_address(text: &str) -> Result<IpNet, Complaint> {
+    let net = values::overlay_address(text)?;
     if net.prefix_len() == net.max_prefix_len() {
-        Ok(net)
-    } else {
-        let address = net.addr();
-        Err(format!("{net} is more than one address; give that of this machine alone: {address}"))
+        return Ok(net);
     }
+    let problem = format!("{net} has a network around the address of this machine");
+    Err(Complaint::new(problem).hint(format!("write \"{}\"", net.addr())))
 }
 
 /// Checks an endpoint by the rules of the configuration and keeps it as it was typed.

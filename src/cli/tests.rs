@@ -66,6 +66,20 @@ fn init_takes_each_address_once() {
     }
 }
 
+/// The hint named the network as well, which was refused in turn.
+#[test]
+fn an_address_of_this_machine_has_no_network_around_it() {
+    for (text, address) in [("10.99.0.1/24", "10.99.0.1"), ("fd00::1/64", "fd00::1")] {
+        let hint = format!("write \"{address}\"");
+        let problem = format!("{text} has a network around the address of this machine");
+        assert_eq!(single_address(text), Err(Complaint::new(problem).hint(hint)));
+        assert!(single_address(address).is_ok());
+    }
+    for text in ["10.99.0.0/24", "0.0.0.0/0", "127.0.0.1", "10.99.0", ""] {
+        assert!(single_address(text).is_err(), "{text}");
+    }
+}
+
 #[test]
 fn seconds_are_numbers_that_a_duration_can_hold() {
     assert_eq!(seconds("0.5"), Ok(Duration::from_millis(500)));
