@@ -363,10 +363,11 @@ pub struct Status {
 pub struct Wait {
     /// How many peers must have a session
     #[arg(long, value_name = "N", default_value_t = 0)]
+    #[arg(value_parser = count, allow_negative_numbers = true)]
     pub peers: usize,
     /// Give up after so many seconds (30 if not given); 0.5 is half a second. Given, it
     /// is waited for hushwire to be started as well; else its absence fails at once
-    #[arg(long, value_name = "SECONDS", value_parser = seconds)]
+    #[arg(long, value_name = "SECONDS", value_parser = seconds, allow_negative_numbers = true)]
     pub timeout: Option<Duration>,
     /// Which running hushwire.
     #[command(flatten)]
@@ -424,6 +425,10 @@ pub struct AlertmanagerFlags {
     /// Which configuration.
     #[command(flatten)]
     pub file: ConfigFile,
+}
+
+fn count(text: &str) -> Result<usize, String> {
+    text.parse().map_err(|_| "give a number of peers, such as 0 or 2".to_owned())
 }
 
 fn seconds(text: &str) -> Result<Duration, String> {

@@ -89,6 +89,22 @@ fn seconds_are_numbers_that_a_duration_can_hold() {
     }
 }
 
+/// A negative number was taken for an option that is not there.
+#[test]
+fn wait_says_which_numbers_it_takes() {
+    for (option, value, allowed) in [
+        ("--peers <N>", "x", "give a number of peers, such as 0 or 2"),
+        ("--peers <N>", "-1", "give a number of peers, such as 0 or 2"),
+        ("--timeout <SECONDS>", "soon", "give a number of seconds, such as 30 or 0.5"),
+        ("--timeout <SECONDS>", "-0.5", "give a number of seconds, such as 30 or 0.5"),
+    ] {
+        let name = option.split(' ').next().unwrap();
+        let error = read(&["wait", name, value], false).unwrap_err().to_string();
+        let expected = format!("error: invalid value '{value}' for '{option}': {allowed}\n");
+        assert!(error.starts_with(&expected), "{error}");
+    }
+}
+
 #[test]
 fn log_levels_have_the_names_of_wireguard_go_too() {
     assert_eq!(LogLevel::from_str("VERBOSE", true), Ok(LogLevel::Debug));
