@@ -9,8 +9,9 @@ use std::path::Path;
 use super::keyfile::{KeyFile, NotWritten};
 use super::keys::new_private_key;
 use super::{Failure, remark};
-use crate::cli::Init;
+use crate::cli::{DEFAULT_CONFIG, Init};
 use crate::wireguard::PublicKey;
+use crate::wrap;
 
 pub(super) fn run(arguments: &Init, out: &mut dyn Write) -> Result<(), Failure> {
     let config = &arguments.file.config;
@@ -36,19 +37,31 @@ pub(super) fn run(arguments: &Init, out: &mut dyn Write) -> Result<(), Failure> 
             "cannot write to standard output: {error}; no key was written"
         ))
     })?;
-    remark(format_args!(
-        "\nWrote {}: the identity of this machine. Keep it here, and keep it secret.\n\
-         Next:\n\
-         \x20 1. run `hushwire init` on the other machines\n\
-         \x20 2. put the blocks of all machines, and [filter] once, into one file, the same on each\n\
-         \x20    machine: {}\n\
-         \x20 3. hushwire check\n\
-         \x20 4. hushwire up",
-        path.display(),
-        config.display(),
-    ));
+    remark(next_steps(&path, config).trim_end());
     file.keep();
     Ok(())
+}
+
+/// What to do with the block, for the configuration that the key stands beside.
+fn next_steps(key: &Path, config: &Path) -> String {
+    let standard = config == Path::new(DEFAULT_CONFIG);
+    let (key, config) = (key.display(), config.display());
+    let option = if standard { String::new() } else { format!(" --config {config}") };
+    let wrote =
+        format!("Wrote {key}: the identity of this machine. Keep it here, and keep it secret.");
+    let file = format!(
+        "put the blocks of all machines, and [filter] once, into one file, the same on each machine: \
+         {config}"
+    );
+    format!(
+        "\n{}Next:\n\
+         \x20 1. run `hushwire init` on the other machines\n\
+         {}\
+         \x20 3. hushwire check{option}\n\
+         \x20 4. hushwire up{option}\n",
+        wrap::words(String::new(), 0, &wrote),
+        wrap::words("  2. ".to_owned(), 5, &file),
+    )
 }
 
 /// Stands once in the file for all machines.
@@ -96,5 +109,39 @@ fn not_written(path: &Path, error: NotWritten) -> Failure {
         NotWritten::Failed(error) => Failure::failed(format_args!(
             "cannot write {path}: {error}; run this as root, or name another place with --config"
         )),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn next_steps_fit_80_columns() {
+        let steps = next_steps(Path::new("/etc/hushwire/private.key"), Path::new(DEFAULT_CONFIG));
+        assert_eq!(
+            steps,
+            "
+Wrote /etc/hushwire/private.key: the identity of this machine. Keep it here, and
+keep it secret.
+Next:
+  1. run `hushwire init` on the other machines
+  2. put the blocks of all machines, and [filter] once, into one file, the same
+     on each machine: /etc/hushwire/hushwire.toml
+  3. hushwire check
+  4. hushwire up
+"
+        );
+    }
+
+    /// They said to check and run the file in /etc.
+    #[test]
+    fn next_steps_name_the_file_that_init_was_told() {
+        let steps = next_steps(Path::new("ci/private.key"), Path::new("ci/hushwire.toml"));
+        let (_, commands) = steps.split_once("\n  3. ").unwrap();
+        assert_eq!(
+            commands,
+            "hushwire check --config ci/hushwire.toml\n  4. hushwire up --config ci/hushwire.toml\n"
+        );
     }
 }
