@@ -67,6 +67,12 @@ fn configuration_that_is_not_there_says_how_to_name_another() {
 }
 
 #[test]
+fn a_device_that_has_no_end_is_no_configuration() {
+    let error = load(Path::new("/dev/zero"), &Environment::default()).unwrap_err().to_string();
+    assert!(error.contains("/dev/zero: is larger than 16 MiB\n  hint:    name"), "{error}");
+}
+
+#[test]
 fn text_that_is_not_utf_8_is_named_by_its_place() {
     let directory = Directory::new("utf-8");
     let path = directory.0.join("hushwire.toml");

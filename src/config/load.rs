@@ -4,7 +4,8 @@
 //! defaults are filled in here, but for the address, which is in `us`. Called by the commands and, on
 //! reload, by the daemon.
 
-use std::fs;
+use std::fs::File;
+use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
@@ -22,6 +23,8 @@ use super::{
 };
 use crate::wireguard::{Allow, KEY_LEN, KeyError, PresharedKey, PrivateKey};
 
+/// More than a thousand peers with a thousand prefixes each need. A device has no end. In bytes.
+const SIZE_MAX: u64 = 16 << 20;
 /// The name of the TUN device.
 const DEFAULT_NAME: &str = "hush0";
 /// Where `hushwire init` writes the private key, beside the configuration.
@@ -97,10 +100,17 @@ pub(super) fn load_from(
     environment: &Environment,
     read_key: impl FnMut(&Path, Kind) -> Result<Zeroizing<String>, Complaint>,
 ) -> Result<Config, Errors> {
-    let bytes = fs::read(path).map_err(|error| {
-        let complaint = Complaint::new(format!("cannot be read: {error}"));
-        Errors::of_file(path, complaint.hint("name the configuration file with --config"))
-    })?;
+    let mut bytes = Vec::new();
+    let read = File::open(path).and_then(|file| file.take(SIZE_MAX + 1).read_to_end(&mut bytes));
+    let problem = match read {
+        Err(error) => Some(format!("cannot be read: {error}")),
+        Ok(length) if length as u64 > SIZE_MAX => Some("is larger than 16 MiB".to_owned()),
+        Ok(_) => None,
+    };
+    if let Some(problem) = problem {
+        let complaint = Complaint::new(problem).hint("name the configuration file with --config");
+        return Err(Errors::of_file(path, complaint));
+    }
     match str::from_utf8(&bytes) {
         Ok(text) => {
             let mut config = parse(text, path, read_key)?;
