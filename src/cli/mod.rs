@@ -164,8 +164,8 @@ Exit codes:
     ///
     /// Checks the configuration as `check` does, hands the keys of its key files over
     /// by the control socket, and says how it ended. Only what differs is changed, and
-    /// peers that stay the same keep their sessions. For root or the owner only, as
-    /// the control socket is.
+    /// peers that stay the same keep their sessions. What `wg` has set since is undone.
+    /// For root or the owner only, as the control socket is.
     #[command(
         verbatim_doc_comment,
         after_long_help = "\

@@ -9,9 +9,10 @@ use std::net::SocketAddr;
 use ipnet::IpNet;
 
 use super::{Config, Gossip, Host, Peer, PeerEndpoint};
-use crate::wireguard::{AllowedIpChange, Change, GossipChange, PeerChange};
+use crate::wireguard::{AllowedIpChange, Change, GossipChange, PeerChange, PublicKey};
 
-/// Everything that a configuration says to a device that has no peer yet.
+/// Everything that a configuration says to a device, whatever that was told before. Peers that the
+/// configuration does not have are left alone.
 pub fn changes(config: &Config) -> Vec<Change> {
     let interface = &config.interface;
     let mut changes = vec![
@@ -21,8 +22,15 @@ pub fn changes(config: &Config) -> Vec<Change> {
         Change::Filter(config.filter.clone()),
         gossip(config),
     ];
-    changes.extend(config.peers.iter().map(|peer| Change::Peer(addition(peer))));
+    changes.extend(config.peers.iter().map(|peer| Change::Peer(whole(peer))));
     changes
+}
+
+/// The same to a device that has these peers: those that the configuration does not have go first.
+pub fn changes_over(config: &Config, present: impl IntoIterator<Item = PublicKey>) -> Vec<Change> {
+    let is_listed = |key: &PublicKey| config.peers.iter().any(|peer| peer.public_key == *key);
+    let gone = present.into_iter().filter(|key| !is_listed(key));
+    gone.map(Change::RemovePeer).chain(changes(config)).collect()
 }
 
 /// What leads from one configuration to another, in an order in which each step is valid by itself.
@@ -54,7 +62,7 @@ pub fn diff(old: &Config, new: &Config) -> Vec<Change> {
     }
     changes.extend(kept().filter_map(|(old, new)| update(old, new)).map(Change::Peer));
     let added = new.peers.iter().filter(|peer| find(old, peer).is_none());
-    changes.extend(added.map(|peer| Change::Peer(addition(peer))));
+    changes.extend(added.map(|peer| Change::Peer(whole(peer))));
     changes
 }
 
@@ -107,14 +115,15 @@ fn find<'c>(config: &'c Config, peer: &Peer) -> Option<&'c Peer> {
     config.peers.iter().find(|other| other.public_key == peer.public_key)
 }
 
-/// A peer that is not there yet.
-fn addition(peer: &Peer) -> PeerChange {
+/// All of a peer that is not there yet, or of which nothing is known.
+fn whole(peer: &Peer) -> PeerChange {
     PeerChange {
         name: peer.name.clone(),
-        preshared_key: peer.preshared_key.clone().map(Some),
+        preshared_key: Some(peer.preshared_key.clone()),
         endpoints: literal(peer.endpoint.as_ref()),
-        persistent_keepalive: peer.persistent_keepalive.map(u16::from),
-        allow: peer.allow.clone().map(Some),
+        persistent_keepalive: Some(keepalive(peer)),
+        allow: Some(peer.allow.clone()),
+        replace_allowed_ips: true,
         allowed_ips: peer.allowed_ips.iter().copied().map(AllowedIpChange::Add).collect(),
         ..PeerChange::new(peer.public_key)
     }
@@ -133,7 +142,6 @@ fn removal(old: &Peer, new: &Peer) -> Option<PeerChange> {
 /// All else that changes of a peer, if anything does.
 fn update(old: &Peer, new: &Peer) -> Option<PeerChange> {
     let unchanged = PeerChange { update_only: true, ..PeerChange::new(new.public_key) };
-    let keepalive = |peer: &Peer| peer.persistent_keepalive.map_or(0, u16::from);
     let change = PeerChange {
         name: new.name.clone().filter(|_| old.name != new.name),
         preshared_key: (old.preshared_key != new.preshared_key).then(|| new.preshared_key.clone()),
@@ -146,6 +154,10 @@ fn update(old: &Peer, new: &Peer) -> Option<PeerChange> {
         ..unchanged.clone()
     };
     (change != unchanged).then_some(change)
+}
+
+fn keepalive(peer: &Peer) -> u16 {
+    peer.persistent_keepalive.map_or(0, u16::from)
 }
 
 /// The prefixes of the first list that are not in the second.
@@ -171,7 +183,7 @@ mod tests {
 
     use super::super::{Docker, Gossip, Interface, Mtu, Netns};
     use super::*;
-    use crate::wireguard::{Allow, PresharedKey, PrivateKey, PublicKey, Rule};
+    use crate::wireguard::{Allow, Device, PresharedKey, PrivateKey, Rule};
 
     /// What a device would know; strict about the order of steps.
     #[derive(Clone, Debug, Default, PartialEq)]
@@ -255,6 +267,7 @@ mod tests {
             let exists = self.peers.contains_key(&change.public_key);
             assert_eq!(change.update_only, exists, "{change:?}");
             let peer = self.peers.entry(change.public_key).or_default();
+            assert!(!change.replace_allowed_ips || peer.allowed_ips.is_empty(), "{change:?}");
             if let Some(name) = &change.name {
                 peer.name = Some(name.clone());
             }
@@ -356,6 +369,41 @@ mod tests {
             model.apply(&diff(&old, &new));
             assert_eq!(model, expected, "from {old:#?} to {new:#?}");
             assert_eq!(diff(&new, &new), []);
+        }
+    }
+
+    /// A reload after `wg set` compared two files, and left the device as `wg` had made it.
+    #[test]
+    fn all_of_a_configuration_leads_there_from_any_state() {
+        let mut random = fastrand::Rng::with_seed(3);
+        #[allow(clippy::disallowed_methods, reason = "any time will do")]
+        let now = std::time::Instant::now();
+        for _ in 0..2000 {
+            let (before, config) = (any_config(&mut random), any_config(&mut random));
+            let mut device = Device::new(1);
+            device.apply(now, changes(&before));
+            let seen = |device: &Device| {
+                let device = device.snapshot(now);
+                let peers = device.peers.into_iter().map(|peer| {
+                    let seen = ModelPeer {
+                        name: peer.name,
+                        preshared_key: peer.preshared_key,
+                        endpoints: peer.endpoint.into_iter().collect(),
+                        persistent_keepalive: peer.persistent_keepalive,
+                        allow: peer.allow,
+                        allowed_ips: peer.allowed_ips.into_iter().collect(),
+                    };
+                    (peer.public_key, seen)
+                });
+                let peers = peers.collect();
+                let (private_key, filter) = (device.private_key, device.allow);
+                Model { private_key, filter, peers, ..Model::default() }
+            };
+            let was = seen(&device);
+            let expected =
+                Model { listen_port: 0, fwmark: 0, gossip: None, ..Model::of(&config, &was) };
+            device.apply(now, changes_over(&config, was.peers.keys().copied()));
+            assert_eq!(seen(&device), expected, "from {before:#?} to {config:#?}");
         }
     }
 

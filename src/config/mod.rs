@@ -29,7 +29,7 @@ use ipnet::IpNet;
 
 use crate::wireguard::{Allow, PresharedKey, PrivateKey, PublicKey};
 
-pub use diff::{changes, diff, differences, restart_needed};
+pub use diff::{changes, changes_over, diff, differences, restart_needed};
 pub use error::{Complaint, Errors};
 pub use handed::{Again, HandedKey, HandedKeys, load_again, load_with_keys};
 pub use load::{load, load_with_files};

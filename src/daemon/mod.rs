@@ -141,6 +141,8 @@ struct Daemon {
     answering: BTreeSet<PublicKey>,
     /// The file has errors since it was loaded.
     refused: bool,
+    /// The control socket has set something since the file was applied.
+    strayed: bool,
     /// The interface is in a container, or nowhere, if there is one.
     plugin: Option<Plugin>,
     clock: Clock,
@@ -210,7 +212,7 @@ impl Daemon {
         let mut device = new_device()?;
         let mut changes = vec![Change::Mtu(mtu)];
         changes.extend(config::changes(&config));
-        changes.extend(names.changes());
+        changes.extend(names.changes(&config));
         device.apply(Clock::now(), changes);
         let (notify, notices) = mpsc::unbounded_channel();
         let fwmark = config.interface.fwmark;
@@ -238,6 +240,7 @@ impl Daemon {
             plugin,
             answering: BTreeSet::new(),
             refused: false,
+            strayed: false,
             clock,
         };
         daemon.keep_underlay().await;
@@ -317,10 +320,18 @@ impl Daemon {
         let answer = match request {
             Request::Reload(reload) => Reply::Reload(self.reload(reload).await),
             request => {
-                let changes = matches!(request, Request::Set(_));
+                let set = match &request {
+                    Request::Set(changes) => control::in_words(changes, |key| self.label(key)),
+                    _ => None,
+                };
                 let status = |view: &View| report::status(self, view, Clock::now());
                 let answer = control::answer(request, &self.plane, &self.clock, status).await;
-                if changes {
+                if let Some(set) = set.filter(|_| matches!(answer, Reply::Done)) {
+                    warn!(
+                        set,
+                        "changed by the control socket; a reload brings back what the file says"
+                    );
+                    self.strayed = true;
                     self.keep_underlay().await;
                 }
                 answer

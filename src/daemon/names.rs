@@ -52,13 +52,9 @@ impl Names {
 
     /// Starts on names that are new in the configuration, forgets those that are gone.
     pub(super) fn follow(&mut self, config: &Config) {
-        let named = |key: &PublicKey| {
-            let peer = config.peers.iter().find(|peer| peer.public_key == *key)?;
-            peer.endpoint.as_ref().filter(|endpoint| matches!(endpoint.host, Host::Name(_)))
-        };
-        self.known.retain(|key, name| named(key) == Some(&name.endpoint));
+        self.known.retain(|key, name| named(config, key) == Some(&name.endpoint));
         for peer in &config.peers {
-            if let Some(endpoint) = named(&peer.public_key)
+            if let Some(endpoint) = named(config, &peer.public_key)
                 && !self.known.contains_key(&peer.public_key)
             {
                 let task = self.resolve(peer.public_key, endpoint);
@@ -109,9 +105,11 @@ impl Names {
         }
     }
 
-    /// What the answers so far say to a device that has these peers.
-    pub(super) fn changes(&self) -> Vec<Change> {
-        let answered = self.known.iter().filter(|(_, name)| !name.addresses.is_empty());
+    /// What the answers so far say to a device that has the peers of this configuration.
+    pub(super) fn changes(&self, config: &Config) -> Vec<Change> {
+        let answered = self.known.iter().filter(|(peer, name)| {
+            !name.addresses.is_empty() && named(config, peer) == Some(&name.endpoint)
+        });
         let change = |(peer, name): (&PublicKey, &Name)| {
             let mut change = PeerChange::new(*peer);
             change.update_only = true;
@@ -156,6 +154,12 @@ impl Names {
         };
         tokio::spawn(task).abort_handle()
     }
+}
+
+/// The endpoint of a peer, if the configuration says it by a name.
+fn named<'c>(config: &'c Config, key: &PublicKey) -> Option<&'c PeerEndpoint> {
+    let peer = config.peers.iter().find(|peer| peer.public_key == *key)?;
+    peer.endpoint.as_ref().filter(|endpoint| matches!(endpoint.host, Host::Name(_)))
 }
 
 /// Every address of a name; at least one.

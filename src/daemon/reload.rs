@@ -1,19 +1,24 @@
 //! A reload of `up`: by SIGHUP, or because `hushwire reload` asks for it and brings keys.
 //!
-//! The file is loaded as a whole, what takes a restart or a right is refused, and the difference is applied. With
-//! any error everything stays as it was. The service manager hears of the begin and of the end, the client of
-//! the outcome, and the log of both. Called by the daemon's loop.
+//! The file is loaded as a whole, what takes a restart or a right is refused, and the difference is applied; or
+//! all of the file, if the control socket has set something since. With any error everything stays as it was. The
+//! service manager hears of the begin and of the end, the client of the outcome, and the log of both. Called by
+//! the daemon's loop.
 
+use std::collections::BTreeSet;
+use std::num::NonZeroU16;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
+use ipnet::IpNet;
 use tracing::{error, info, warn};
 
 use super::target::Target;
 use super::{Daemon, overlay, report, rights};
-use crate::config::{self, Again, Config};
+use crate::config::{self, Again, Config, Interface, Peer};
+use crate::dataplane::{Ended, View};
 use crate::uapi::{Reload, ReloadOutcome};
-use crate::wireguard::Change;
+use crate::wireguard::{Change, KEY_LEN, PeerSnapshot, PrivateKey};
 
 impl Daemon {
     /// Loads the file again and applies the difference, with the keys that a client brings.
@@ -60,21 +65,44 @@ impl Daemon {
         if let Err(what) = rights::within_reach(compared.0, compared.1, attaches) {
             return Err(restart(what, "; it has given up the right to do that while it runs"));
         }
-        let mut changes = config::diff(&self.config, &new);
+        let running = self.running().await.map_err(|ended| refused(&format!(" {ended}")))?;
+        let mut changes = match &running {
+            Some(running) => {
+                let present = running.peers.iter().map(|peer| peer.public_key);
+                let mut all = config::changes_over(&new, present);
+                all.extend(self.names.changes(&new));
+                all
+            }
+            None => config::diff(&self.config, &new),
+        };
         if mtu != self.request.mtu {
             changes.push(Change::Mtu(mtu));
         }
         let count = changes.len();
         self.plane.apply(changes).await.map_err(|error| refused(&format!(" {error}")))?;
-        let differences = config::differences(&self.config, &new);
+        let mut differences = config::differences(running.as_ref().unwrap_or(&self.config), &new);
+        if running.is_some() {
+            differences.insert(0, "whole file (`wg` had set something else)".to_owned());
+        }
+        self.strayed = false;
         self.take(new, mtu, attaches).await;
         self.known = known;
-        info!(changes = count, peers = self.config.peers.len(), "configuration reloaded");
+        let (peers, whole) = (self.config.peers.len(), running.is_some());
+        info!(changes = count, peers, whole, "configuration reloaded");
         let warnings: Vec<_> = lacking.iter().map(|file| lacking_credential(file)).collect();
         for warning in &warnings {
             warn!("{warning}");
         }
         Ok((differences, warnings))
+    }
+
+    /// The configuration as the control socket has left it; none if that has set nothing.
+    async fn running(&self) -> Result<Option<Config>, Ended> {
+        if !self.strayed {
+            return Ok(None);
+        }
+        let view = self.plane.view().await?;
+        Ok(Some(as_it_runs(&self.config, &view)))
     }
 
     /// Follows what the packet loop has taken.
@@ -93,6 +121,36 @@ impl Daemon {
         }
         self.names.follow(&self.config);
     }
+}
+
+/// A configuration with what can be seen to have been set. Of an endpoint that cannot be told: a peer roams.
+fn as_it_runs(config: &Config, view: &View) -> Config {
+    let peer = |seen: &PeerSnapshot| {
+        let listed = config.peers.iter().find(|peer| peer.public_key == seen.public_key);
+        // The order means nothing, and a reload before this one may have changed it.
+        let nets = |nets: &[IpNet]| nets.iter().copied().collect::<BTreeSet<_>>();
+        let allowed_ips = listed.map(|peer| &peer.allowed_ips);
+        let allowed_ips = allowed_ips.filter(|listed| nets(listed) == nets(&seen.allowed_ips));
+        Peer {
+            // One that the file does not give any more stays.
+            name: seen.name.as_ref().and(listed.and_then(|peer| peer.name.clone())),
+            public_key: seen.public_key,
+            preshared_key: seen.preshared_key.clone(),
+            endpoint: listed.and_then(|peer| peer.endpoint.clone()),
+            allowed_ips: allowed_ips.unwrap_or(&seen.allowed_ips).clone(),
+            persistent_keepalive: NonZeroU16::new(seen.persistent_keepalive),
+            allow: seen.allow.clone(),
+        }
+    };
+    // WireGuard takes a key that is all zero for none.
+    let none = || PrivateKey::from_bytes([0; KEY_LEN]);
+    let interface = Interface {
+        private_key: view.device.private_key.clone().unwrap_or_else(none),
+        listen_port: view.listen_port,
+        fwmark: view.fwmark,
+        ..config.interface.clone()
+    };
+    Config { interface, peers: view.device.peers.iter().map(peer).collect(), ..config.clone() }
 }
 
 /// Whether both paths lead to one file, as this process sees them.

@@ -69,6 +69,23 @@ fn a_name_that_is_not_known_yet_is_tried_again() {
     wait_for_session(&tunnels[0], &underlay(2, Family::V4), 10);
 }
 
+/// Who takes a peer away by `wg` takes its addresses along; the name itself has not changed.
+#[test]
+fn a_reload_after_wg_gives_a_peer_the_addresses_of_its_name_again() {
+    let lab = Lab::new(2);
+    let hosts = Hosts::new(lab.machine(1));
+    hosts.set(&[&underlay(2, Family::V4)]);
+    let identities = identities();
+    let tunnels = Tunnel::start_all(&lab, &identities);
+    wait_for_session(&tunnels[0], &underlay(2, Family::V4), 5);
+    lab.machine(1).run("wg", &["set", "hush0", "peer", &identities[1].public_key(), "remove"]);
+    tunnels[0].reload();
+    wait_for("machine2 to be back", seconds(5), || {
+        (tunnels[0].status().peers.len() == 1).then_some(())
+    });
+    wait_for_session(&tunnels[0], &underlay(2, Family::V4), 5);
+}
+
 /// The peer's session is gone with its process, and it cannot speak first: we have to notice that
 /// nothing comes back, which takes 15 s, and ask for the name again.
 #[test]

@@ -17,7 +17,7 @@ use crate::support::lab::{Family, Lab, overlay};
 use crate::support::machine::Machine;
 use crate::support::manager::Manager;
 use crate::support::process::Process;
-use crate::support::tunnel::{HUSHWIRE, Identity, Tunnel, shared_file};
+use crate::support::tunnel::{GOSSIP_ONLY, HUSHWIRE, Identity, Tunnel, shared_file};
 use crate::support::{Scratch, random_bytes, seconds, wait_for};
 
 /// The service on machine2, with its files.
@@ -207,4 +207,77 @@ fn what_is_refused_is_said_and_changes_nothing() {
         (code == 1 && !err.contains("no hushwire runs")).then_some(err)
     });
     assert!(err.contains("a bare device has no configuration; change it with `wg`"), "{err}");
+}
+
+/// A reload compared the file with the one before: it said that nothing differs, and left no peer.
+#[test]
+fn what_wg_has_set_is_undone_by_a_reload_that_says_so() {
+    let lab = Lab::new(3);
+    let identities = Identity::all(3, Family::V4, &[Family::V4]);
+    let mut tunnels = Tunnel::start_all(&lab, &identities);
+    let (machine, path) = (lab.machine(1), tunnels[0].config_path());
+    let ping = |number| machine.run("ping", &["-c1", "-W5", &overlay(number, Family::V4)]);
+    let reloaded = |what: &str| {
+        let expected = format!("hush0 reloaded: {what}\n");
+        assert_eq!(reload(machine, &path, &[]), (0, expected, String::new()));
+    };
+    let shaken = |number: usize| {
+        let shown = machine.run("wg", &["show", "hush0", "latest-handshakes"]);
+        let mut lines = shown.lines().filter_map(|line| line.split_once('\t'));
+        let at = lines.find(|(key, _)| *key == identities[number - 1].public_key());
+        at.map(|(_, at)| at.to_owned())
+    };
+    ping(2);
+    ping(3);
+    let third = shaken(3);
+
+    machine.run("wg", &["set", "hush0", "peer", &identities[1].public_key(), "remove"]);
+    let log = tunnels[0].process().log();
+    assert!(log.contains("changed by the control socket") && log.contains("peer machine2 removed"));
+    // Handshakes are told by the second.
+    std::thread::sleep(seconds(1));
+    reloaded("whole file (`wg` had set something else), peer machine2 added");
+    ping(2);
+    assert_eq!(shaken(3), third, "the session of another peer is kept");
+    assert_eq!(tunnels[0].peer("machine2").endpoint, "192.0.2.2:51820".parse().ok());
+
+    // A change of the same peer, a peer of no file, and a prefix that goes elsewhere.
+    let stranger = PrivateKey::from_random(random_bytes()).public_key().to_string();
+    let taken = overlay(2, Family::V4) + "/32";
+    let set = ["set", "hush0", "listen-port", "4242", "peer", &stranger, "allowed-ips", &taken];
+    machine.run("wg", &set);
+    let mut file = identities.clone();
+    file[1].extra = "persistent_keepalive = 25".to_owned();
+    tunnels[0].write_config(&shared_file(GOSSIP_ONLY, &file));
+    reloaded(&format!(
+        "whole file (`wg` had set something else), listen_port, peer {stranger} removed, peer machine2 changed"
+    ));
+    assert!(machine.run("wg", &["show", "hush0", "persistent-keepalive"]).contains("\t25\n"));
+    ping(2);
+
+    machine.run("wg", &["setconf", "hush0", "/dev/null"]);
+    assert!(tunnels[0].status().peers.is_empty());
+    let log = tunnels[0].process().log();
+    assert!(log.contains("all peers removed"), "{log}");
+    reloaded(
+        "whole file (`wg` had set something else), private key, listen_port, peer machine2 added, \
+         peer machine3 added",
+    );
+    ping(2);
+    ping(3);
+    let status = tunnels[0].status();
+    assert_eq!((status.interface.listen_port, status.peers.len()), (51820, 2));
+    assert_eq!(status.interface.public_key, identities[0].public_key());
+    reloaded("nothing differs");
+
+    // A refused one does not forget; SIGHUP does the same.
+    machine.run("wg", &["set", "hush0", "peer", &identities[1].public_key(), "remove"]);
+    tunnels[0].write_config("nonsense");
+    tunnels[0].reload();
+    wait_for("the refusal", seconds(5), || {
+        tunnels[0].process().log().contains("reload refused").then_some(())
+    });
+    tunnels[0].write_config(&shared_file(GOSSIP_ONLY, &file));
+    tunnels[0].reload();
+    wait_for("machine2", seconds(5), || (tunnels[0].status().peers.len() == 2).then_some(()));
 }
