@@ -70,6 +70,7 @@ pub fn diff(old: &Config, new: &Config) -> Vec<Change> {
 pub fn differences(old: &Config, new: &Config) -> Vec<String> {
     let (was, is) = (&old.interface, &new.interface);
     let named = [
+        ("name of this machine", was.machine != is.machine),
         ("private key", was.private_key != is.private_key),
         ("address", was.address != is.address),
         ("listen_port", was.listen_port != is.listen_port),
@@ -447,6 +448,9 @@ mod tests {
         let mut new = old.clone();
         new.peers[1].persistent_keepalive = NonZeroU16::new(99);
         assert_eq!(differences(&old, &new), ["peer b changed"]);
+        let mut new = old.clone();
+        new.interface.machine = Some("ma1".to_owned());
+        assert_eq!(differences(&old, &new), ["name of this machine"]);
     }
 
     #[test]
