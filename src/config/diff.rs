@@ -97,14 +97,18 @@ pub fn differences(old: &Config, new: &Config) -> Vec<String> {
         .collect()
 }
 
-/// Names what differs and cannot change while the tunnel runs, if anything does.
-pub fn restart_needed(old: &Config, new: &Config) -> Option<String> {
+/// Names everything that differs and cannot change while the tunnel runs.
+pub fn restart_needed(old: &Config, new: &Config) -> Vec<String> {
+    let mut needed = Vec::new();
     let (was, is) = (&old.interface.name, &new.interface.name);
     if was != is {
-        return Some(format!("the interface name ({was} to {is})"));
+        needed.push(format!("the interface name ({was} to {is})"));
     }
     let (was, is) = (old.docker.plugin, new.docker.plugin);
-    (was != is).then(|| format!("[docker] plugin ({was} to {is})"))
+    if was != is {
+        needed.push(format!("[docker] plugin ({was} to {is})"));
+    }
+    needed
 }
 
 fn gossip(config: &Config) -> Change {
@@ -458,14 +462,11 @@ mod tests {
         let mut random = fastrand::Rng::with_seed(1);
         let old = any_config(&mut random);
         let mut new = any_config(&mut random);
-        assert_eq!(restart_needed(&old, &new), None);
+        assert_eq!(restart_needed(&old, &new), [""; 0]);
         new.interface.name = "hush1".to_owned();
-        assert_eq!(
-            restart_needed(&old, &new).as_deref(),
-            Some("the interface name (hush0 to hush1)")
-        );
-        new.interface.name = old.interface.name.clone();
+        let name = "the interface name (hush0 to hush1)";
+        assert_eq!(restart_needed(&old, &new), [name]);
         new.docker.plugin = true;
-        assert_eq!(restart_needed(&old, &new).as_deref(), Some("[docker] plugin (false to true)"));
+        assert_eq!(restart_needed(&old, &new), [name, "[docker] plugin (false to true)"]);
     }
 }

@@ -43,8 +43,6 @@ impl Daemon {
         reload: Reload,
     ) -> Result<(Vec<String>, Vec<String>), String> {
         let refused = |why: &str| format!("reload refused, nothing was changed:{why}");
-        let restart =
-            |what: String, why: &str| refused(&format!(" restart hushwire to change {what}{why}"));
         let path = &self.config.path;
         if let Some(other) = reload.config.filter(|other| !is_same_file(path, Path::new(other))) {
             let ours = path.display();
@@ -55,15 +53,18 @@ impl Daemon {
         let Again { config: new, known, lacking } =
             config::load_again(path, &self.environment, &reload.keys, &self.known)
                 .map_err(|errors| refused(&format!("\n{errors}")))?;
-        if let Some(what) = config::restart_needed(&self.config, &new) {
-            return Err(restart(what, ""));
-        }
         let attaches = self.rights.attacher().is_some();
         let mtu = self.mtu(&new);
         let wanted = overlay::request(&new, mtu, self.request.namespace.clone());
         let compared = ((&self.config, &new), (&self.request, &wanted));
-        if let Err(what) = rights::within_reach(compared.0, compared.1, attaches) {
-            return Err(restart(what, "; it has given up the right to do that while it runs"));
+        let beyond = rights::out_of_reach(compared.0, compared.1, attaches);
+        let why = match beyond.as_slice() {
+            [] => "",
+            _ => "; it has given up the right to do that while it runs",
+        };
+        let all = [config::restart_needed(&self.config, &new), beyond].concat();
+        if !all.is_empty() {
+            return Err(refused(&format!(" restart hushwire to change {}{why}", all.join(", "))));
         }
         let running = self.running().await.map_err(|ended| refused(&format!(" {ended}")))?;
         let mut changes = match &running {

@@ -2,7 +2,7 @@
 //!
 //! This process gives up all of its own before it has a thread, a name to resolve or a byte from a peer. What
 //! takes rights is asked of the helper, which loses them after the first attach where there is no namespace to
-//! follow: [`within_reach`] says what a reload can still change then. Called by the daemon of `up`.
+//! follow: [`out_of_reach`] says what a reload cannot change then. Called by the daemon of `up`.
 
 use std::path::{Path, PathBuf};
 
@@ -105,45 +105,107 @@ pub(super) fn follows(config: &Config) -> bool {
     config.docker.plugin || config.interface.netns != Netns::Own
 }
 
-/// Says what of a reload takes a right that this process has not: with or without a helper that attaches,
-/// a mark; without, the interface as well. A smaller or larger `auto` MTU is no reason: it stays what it is.
-pub(super) fn within_reach(
+/// Everything of a reload that takes a right which this process has not: with or without a helper that
+/// attaches, a mark; without, the interface as well. A smaller or larger `auto` MTU is nothing: it stays what it is.
+pub(super) fn out_of_reach(
     (old, new): (&Config, &Config),
     (present, wanted): (&AttachRequest, &AttachRequest),
     attaches: bool,
-) -> Result<(), String> {
+) -> Vec<String> {
     let (was, is) = (&old.interface, &new.interface);
+    let mut beyond = Vec::new();
     if was.fwmark != is.fwmark {
-        return Err(format!("fwmark ({} to {})", was.fwmark, is.fwmark));
+        beyond.push(format!("fwmark ({} to {})", was.fwmark, is.fwmark));
     }
     if is.fwmark != 0 && was.listen_port != is.listen_port {
-        return Err(format!(
-            "listen_port ({} to {}) of sockets with a fwmark",
-            was.listen_port, is.listen_port
-        ));
+        let ports = format!("listen_port ({} to {})", was.listen_port, is.listen_port);
+        beyond.push(format!("{ports} of sockets with a fwmark"));
     }
     if attaches {
-        return Ok(());
+        return beyond;
     }
     if was.netns != is.netns {
-        return Err("netns".to_owned());
+        beyond.push(format!("netns ({} to {})", was.netns, is.netns));
     }
     if present.addresses != wanted.addresses {
-        return Err(format!(
+        beyond.push(format!(
             "address ({} to {})",
             super::overlay::join(&present.addresses),
             super::overlay::join(&wanted.addresses)
         ));
     }
     if matches!(is.mtu, Mtu::Fixed(_)) && present.mtu != wanted.mtu {
-        return Err(format!("mtu ({} to {})", present.mtu, wanted.mtu));
+        beyond.push(format!("mtu ({} to {})", present.mtu, wanted.mtu));
     }
     let covered = |prefix: &IpNet| {
         let networks = present.addresses.iter().chain(&present.routes);
         networks.map(IpNet::trunc).any(|network| network.contains(prefix))
     };
-    match wanted.routes.iter().find(|prefix| !covered(prefix)) {
-        Some(prefix) => Err(format!("allowed_ips ({prefix} has no route into the overlay)")),
-        None => Ok(()),
+    let uncovered: Vec<_> =
+        wanted.routes.iter().copied().filter(|prefix| !covered(prefix)).collect();
+    if !uncovered.is_empty() {
+        let has = if uncovered.len() == 1 { "has" } else { "have" };
+        let uncovered = super::overlay::join(&uncovered);
+        beyond.push(format!("allowed_ips ({uncovered} {has} no route into the overlay)"));
+    }
+    beyond
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::config::{Docker, Gossip, Interface};
+    use crate::sys::netns::Namespace;
+    use crate::wireguard::{KEY_LEN, PrivateKey};
+
+    fn config() -> Config {
+        Config {
+            path: "hushwire.toml".into(),
+            interface: Interface {
+                name: "hush0".to_owned(),
+                private_key: PrivateKey::from_random([1; KEY_LEN]),
+                listed: true,
+                machine: None,
+                address: vec!["10.99.0.1/32".parse().unwrap()],
+                listen_port: 51820,
+                mtu: Mtu::Auto,
+                fwmark: 0,
+                netns: Netns::Own,
+            },
+            peers: Vec::new(),
+            gossip: Gossip { port: 9094, resend: Duration::ZERO },
+            filter: None,
+            docker: Docker::default(),
+        }
+    }
+
+    /// A refused reload named one reason, and after a restart for that the next.
+    #[test]
+    fn everything_that_takes_a_right_is_told_at_once() {
+        let (old, mut new) = (config(), config());
+        new.interface.fwmark = 5;
+        new.interface.listen_port = 4242;
+        new.interface.netns = Netns::Name("am".to_owned());
+        new.interface.address = vec!["10.99.0.9/32".parse().unwrap()];
+        new.interface.mtu = Mtu::Fixed(1300);
+        let request = |config: &Config, mtu, routes: &[&str]| AttachRequest {
+            routes: routes.iter().map(|route| route.parse().unwrap()).collect(),
+            ..super::super::overlay::request(config, mtu, Namespace::Own)
+        };
+        let present = request(&old, 1440, &["10.99.0.2/32"]);
+        let wanted = request(&new, 1300, &["10.99.0.2/32", "10.99.0.3/32", "10.99.0.4/32"]);
+        let marks = ["fwmark (0 to 5)", "listen_port (51820 to 4242) of sockets with a fwmark"];
+        let told = |attaches| out_of_reach((&old, &new), (&present, &wanted), attaches);
+        assert_eq!(told(true), marks);
+        let others = [
+            "netns (its own to name:am)",
+            "address (10.99.0.1/32 to 10.99.0.9/32)",
+            "mtu (1440 to 1300)",
+            "allowed_ips (10.99.0.3/32 10.99.0.4/32 have no route into the overlay)",
+        ];
+        assert_eq!(told(false), [&marks[..], &others].concat());
+        assert_eq!(out_of_reach((&old, &old), (&present, &present), false), [""; 0]);
     }
 }

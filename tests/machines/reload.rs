@@ -178,6 +178,11 @@ fn what_is_refused_is_said_and_changes_nothing() {
             &["--interface", "hush0"],
             "restart hushwire to change the interface name (hush0 to hush1)",
         ),
+        (
+            "name = \"hush1\"\nfwmark = 7\nmtu = 1300",
+            &["--interface", "hush0"],
+            "to change the interface name (hush0 to hush1), fwmark (0 to 7), mtu (1440 to 1300);",
+        ),
     ] {
         tunnel.write_config(&shared_file(&format!("[interface]\n{head}"), &identities));
         let (code, out, err) = reload(machine, &path, arguments);
