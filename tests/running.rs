@@ -194,6 +194,30 @@ fn wait_with_a_patience_waits_for_hushwire_to_be_started_too() {
     assert_eq!(waiting.wait().unwrap().code(), Some(1));
 }
 
+/// Another file than the one that was meant counted for none: `wait` found some hush0 that was up.
+#[test]
+fn a_file_that_is_named_and_cannot_be_read_is_an_error() {
+    let scratch = std::env::temp_dir().join(format!("hushwire-named-{}.toml", std::process::id()));
+    let file = scratch.to_str().unwrap();
+    std::fs::write(&scratch, "[interface]\nname = office\n").unwrap();
+    for (command, file, expected) in [
+        ("status", "/nonexistent/office.toml", "/nonexistent/office.toml: cannot be read: "),
+        ("wait", "/nonexistent/office.toml", "/nonexistent/office.toml: cannot be read: "),
+        ("wait", file, &format!("{file}:2:8: this is no TOML")),
+    ] {
+        let mut hushwire = Command::new(env!("CARGO_BIN_EXE_hushwire"));
+        let output = hushwire.args([command, "--config", file]).output().unwrap();
+        let (out, err) = (output.stdout, String::from_utf8(output.stderr).unwrap());
+        assert_eq!((output.status.code(), out.as_slice()), (Some(2), &b""[..]), "{err}");
+        assert!(err.starts_with(expected), "{err}");
+    }
+    std::fs::remove_file(&scratch).unwrap();
+    // Whoever names the interface needs no file.
+    let daemon = Daemon::start("c", status(&[]));
+    let (code, ..) = daemon.run(&["wait", "--config", "/nonexistent/office.toml"]);
+    assert_eq!(code, Some(0));
+}
+
 #[test]
 #[allow(clippy::disallowed_methods, reason = "how long it takes is what is tested")]
 fn wait_says_what_is_missing_when_its_time_is_over() {

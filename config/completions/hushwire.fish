@@ -39,7 +39,7 @@ complete -c hushwire -n "__fish_hushwire_needs_command" -a "genkey" -d 'Print a 
 complete -c hushwire -n "__fish_hushwire_needs_command" -a "pubkey" -d 'Read a private key, print its public key, as `wg pubkey` does'
 complete -c hushwire -n "__fish_hushwire_needs_command" -a "genpsk" -d 'Print a new preshared key, as `wg genpsk` does'
 complete -c hushwire -n "__fish_hushwire_needs_command" -a "help" -d 'Print this message or the help of the given subcommand(s)'
-complete -c hushwire -n "__fish_hushwire_using_subcommand up" -l config -d 'The configuration file' -r -F
+complete -c hushwire -n "__fish_hushwire_using_subcommand up" -l config -d 'The configuration file [default: /etc/hushwire/hushwire.toml]' -r -F
 complete -c hushwire -n "__fish_hushwire_using_subcommand up" -l log-level -d 'How much to log [default: $LOG_LEVEL, else info]' -r -f -a "silent\t'Nothing'
 error\t'What made it stop'
 warn\t'Odd, but it goes on'
@@ -47,7 +47,7 @@ info\t'Peers and the overlay, up or down'
 debug\t'Why something was not done'
 trace\t'Single packets'"
 complete -c hushwire -n "__fish_hushwire_using_subcommand up" -s h -l help -d 'Print help (see more with \'--help\')'
-complete -c hushwire -n "__fish_hushwire_using_subcommand docker-plugin" -l config -d 'The configuration file' -r -F
+complete -c hushwire -n "__fish_hushwire_using_subcommand docker-plugin" -l config -d 'The configuration file [default: /etc/hushwire/hushwire.toml]' -r -F
 complete -c hushwire -n "__fish_hushwire_using_subcommand docker-plugin" -l log-level -d 'How much to log [default: $LOG_LEVEL, else info]' -r -f -a "silent\t'Nothing'
 error\t'What made it stop'
 warn\t'Odd, but it goes on'
@@ -55,28 +55,28 @@ info\t'Peers and the overlay, up or down'
 debug\t'Why something was not done'
 trace\t'Single packets'"
 complete -c hushwire -n "__fish_hushwire_using_subcommand docker-plugin" -s h -l help -d 'Print help (see more with \'--help\')'
-complete -c hushwire -n "__fish_hushwire_using_subcommand check" -l config -d 'The configuration file' -r -F
+complete -c hushwire -n "__fish_hushwire_using_subcommand check" -l config -d 'The configuration file [default: /etc/hushwire/hushwire.toml]' -r -F
 complete -c hushwire -n "__fish_hushwire_using_subcommand check" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c hushwire -n "__fish_hushwire_using_subcommand reload" -l interface -d 'The interface of the running hushwire [default: as configured, else hush0]' -r
-complete -c hushwire -n "__fish_hushwire_using_subcommand reload" -l config -d 'The configuration file' -r -F
+complete -c hushwire -n "__fish_hushwire_using_subcommand reload" -l config -d 'The configuration file [default: /etc/hushwire/hushwire.toml]' -r -F
 complete -c hushwire -n "__fish_hushwire_using_subcommand reload" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c hushwire -n "__fish_hushwire_using_subcommand status" -l interface -d 'The interface of the running hushwire [default: as configured, else hush0]' -r
-complete -c hushwire -n "__fish_hushwire_using_subcommand status" -l config -d 'The configuration file' -r -F
+complete -c hushwire -n "__fish_hushwire_using_subcommand status" -l config -d 'The configuration file [default: /etc/hushwire/hushwire.toml]' -r -F
 complete -c hushwire -n "__fish_hushwire_using_subcommand status" -l json -d 'Print JSON, for scripts'
 complete -c hushwire -n "__fish_hushwire_using_subcommand status" -l watch -d 'Show it again each second, until interrupted; with --json, one line each'
 complete -c hushwire -n "__fish_hushwire_using_subcommand status" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c hushwire -n "__fish_hushwire_using_subcommand wait" -l peers -d 'How many peers must have a session' -r
 complete -c hushwire -n "__fish_hushwire_using_subcommand wait" -l timeout -d 'Give up after so many seconds (30 if not given); 0.5 is half a second. Given, it is waited for hushwire to be started as well; else its absence fails at once' -r
 complete -c hushwire -n "__fish_hushwire_using_subcommand wait" -l interface -d 'The interface of the running hushwire [default: as configured, else hush0]' -r
-complete -c hushwire -n "__fish_hushwire_using_subcommand wait" -l config -d 'The configuration file' -r -F
+complete -c hushwire -n "__fish_hushwire_using_subcommand wait" -l config -d 'The configuration file [default: /etc/hushwire/hushwire.toml]' -r -F
 complete -c hushwire -n "__fish_hushwire_using_subcommand wait" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c hushwire -n "__fish_hushwire_using_subcommand init" -l name -d 'Name of this machine, for people and for Alertmanager' -r
 complete -c hushwire -n "__fish_hushwire_using_subcommand init" -l address -d 'Its overlay address: one that no other machine has; may be repeated' -r
 complete -c hushwire -n "__fish_hushwire_using_subcommand init" -l endpoint -d 'Where peers reach it, HOST:PORT; none if it is behind NAT' -r
-complete -c hushwire -n "__fish_hushwire_using_subcommand init" -l config -d 'The configuration file' -r -F
+complete -c hushwire -n "__fish_hushwire_using_subcommand init" -l config -d 'The configuration file [default: /etc/hushwire/hushwire.toml]' -r -F
 complete -c hushwire -n "__fish_hushwire_using_subcommand init" -l block-only -d 'Leave `[filter]` out: the file has it already'
 complete -c hushwire -n "__fish_hushwire_using_subcommand init" -s h -l help -d 'Print help (see more with \'--help\')'
-complete -c hushwire -n "__fish_hushwire_using_subcommand alertmanager-flags" -l config -d 'The configuration file' -r -F
+complete -c hushwire -n "__fish_hushwire_using_subcommand alertmanager-flags" -l config -d 'The configuration file [default: /etc/hushwire/hushwire.toml]' -r -F
 complete -c hushwire -n "__fish_hushwire_using_subcommand alertmanager-flags" -l peer-name -d 'Add --cluster.peer-name: for Alertmanager 0.30 and later only'
 complete -c hushwire -n "__fish_hushwire_using_subcommand alertmanager-flags" -l one-per-line -d 'Print each flag on a line of its own'
 complete -c hushwire -n "__fish_hushwire_using_subcommand alertmanager-flags" -s h -l help -d 'Print help (see more with \'--help\')'

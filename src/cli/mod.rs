@@ -7,7 +7,7 @@ mod mistaken;
 #[cfg(test)]
 mod tests;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::error::ErrorKind;
@@ -191,7 +191,8 @@ Examples:
 
 Exit codes:
   0  shown
-  1  no hushwire runs for that interface, or it does not answer"
+  1  no hushwire runs for that interface, or it does not answer
+  2  the file that --config names has no name of an interface to read"
     )]
     Status(Status),
 
@@ -207,7 +208,8 @@ Example, as a start gate:
 
 Exit codes:
   0  ready
-  1  not ready in time, or no hushwire runs for that interface"
+  1  not ready in time, or no hushwire runs for that interface
+  2  the file that --config names has no name of an interface to read"
     )]
     Wait(Wait),
 
@@ -297,9 +299,16 @@ pub struct KeyOutput {
 /// Which configuration.
 #[derive(Debug, Args)]
 pub struct ConfigFile {
-    /// The configuration file
-    #[arg(long, value_name = "FILE", default_value = DEFAULT_CONFIG)]
-    pub config: PathBuf,
+    /// The configuration file [default: /etc/hushwire/hushwire.toml]
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+}
+
+impl ConfigFile {
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        self.config.as_deref().unwrap_or(Path::new(DEFAULT_CONFIG))
+    }
 }
 
 /// Arguments of `up`.

@@ -17,7 +17,7 @@ pub(super) fn run(
     environment: &Environment,
     out: &mut dyn Write,
 ) -> Result<(), Failure> {
-    let config = config::load(&arguments.file.config, &environment.config)?;
+    let config = config::load(arguments.file.path(), &environment.config)?;
     let (mut flags, remarks) = cluster_flags(&config);
     for text in remarks {
         remark(text);

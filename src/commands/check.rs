@@ -19,7 +19,7 @@ pub(super) fn run(
     environment: &Environment,
     out: &mut dyn Write,
 ) -> Result<(), Failure> {
-    let config = config::load(&arguments.config, &environment.config)?;
+    let config = config::load(arguments.path(), &environment.config)?;
     Ok(out.write_all(summary(&config).as_bytes())?)
 }
 

@@ -14,7 +14,7 @@ use crate::wireguard::PublicKey;
 use crate::wrap;
 
 pub(super) fn run(arguments: &Init, out: &mut dyn Write) -> Result<(), Failure> {
-    let config = &arguments.file.config;
+    let config = arguments.file.path();
     // A bare file name has the empty path for its parent.
     let directory =
         config.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));

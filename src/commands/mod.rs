@@ -99,14 +99,12 @@ fn remark(text: impl std::fmt::Display) {
 }
 
 /// The interface of the hushwire that is meant: the one given, else the one that the configuration
-/// names, else hush0. Only the name is read, so that neither a mistake elsewhere in the file nor a key
-/// that is not ours to read is in the way.
-fn interface(running: &Running) -> String {
-    let configured = || {
-        let text = std::fs::read_to_string(&running.file.config).ok()?;
-        let file = toml::de::DeTable::parse(&text).ok()?;
-        let name = file.get_ref().get("interface")?.get_ref().get("name")?.get_ref().as_str()?;
-        config::values::interface_name(name).ok()
-    };
-    running.interface.clone().or_else(configured).unwrap_or_else(|| "hush0".to_owned())
+/// names, else hush0. A file that is where it is looked for unasked need not be there.
+fn interface(running: &Running) -> Result<String, Failure> {
+    let configured = || config::interface_name(running.file.path());
+    Ok(match (&running.interface, &running.file.config) {
+        (Some(name), _) => name.clone(),
+        (None, Some(_)) => configured()?,
+        (None, None) => configured().unwrap_or_else(|_| config::DEFAULT_NAME.to_owned()),
+    })
 }

@@ -16,7 +16,7 @@ pub(super) fn run(
     environment: &Environment,
     out: &mut dyn Write,
 ) -> Result<(), Failure> {
-    let (config, keys) = config::load_with_keys(&arguments.file.config, &environment.config)?;
+    let (config, keys) = config::load_with_keys(arguments.file.path(), &environment.config)?;
     let interface = arguments.interface.as_ref().unwrap_or(&config.interface.name);
     let reload = Reload { config: Some(absolute(&config.path)?), keys };
     match request_reload(interface, &reload) {

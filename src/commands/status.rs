@@ -22,7 +22,7 @@ const INDENT: usize = 14;
 const PREFIXES: usize = 8;
 
 pub(super) fn run(arguments: &cli::Status, out: &mut dyn Write) -> Result<(), Failure> {
-    let interface = interface(&arguments.running);
+    let interface = interface(&arguments.running)?;
     let mut text = shown(fetch_status(&interface).map_err(Failure::failed)?, arguments)?;
     if !arguments.watch {
         return Ok(out.write_all(text.as_bytes())?);

@@ -20,6 +20,6 @@ pub(super) fn run(
         Failure::failed(format_args!("the helper process cannot be started: {error}"))
     })?;
     let environment = config::Environment { docker_plugin, ..environment.config.clone() };
-    let (config, key_files) = config::load_with_files(&arguments.file.config, &environment)?;
+    let (config, key_files) = config::load_with_files(arguments.file.path(), &environment)?;
     daemon::run(config, &key_files, environment, helper, service).map_err(Failure::failed)
 }

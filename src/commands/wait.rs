@@ -20,7 +20,7 @@ const DEFAULT_TIMEOUT: Duration = Duration::from_secs(30);
 
 #[allow(clippy::disallowed_methods, reason = "this loop is the clock of its command")]
 pub(super) fn run(arguments: &Wait, out: &mut dyn Write) -> Result<(), Failure> {
-    let interface = interface(&arguments.running);
+    let interface = interface(&arguments.running)?;
     let (started, timeout) = (Instant::now(), arguments.timeout.unwrap_or(DEFAULT_TIMEOUT));
     loop {
         let left = timeout.saturating_sub(started.elapsed());

@@ -100,7 +100,7 @@ pub(super) struct Item<'d> {
 }
 
 impl<'d> Item<'d> {
-    fn new(key: &'static str, value: &'d Spanned<DeValue<'d>>) -> Self {
+    pub(super) fn new(key: &'static str, value: &'d Spanned<DeValue<'d>>) -> Self {
         Self { key, value: value.get_ref(), at: value.span().start }
     }
 

@@ -25,8 +25,8 @@ use crate::wireguard::{Allow, KEY_LEN, KeyError, PresharedKey, PrivateKey};
 
 /// More than a thousand peers with a thousand prefixes each need. A device has no end. In bytes.
 const SIZE_MAX: u64 = 16 << 20;
-/// The name of the TUN device.
-const DEFAULT_NAME: &str = "hush0";
+/// The name of the TUN device, unless the file gives one.
+pub const DEFAULT_NAME: &str = "hush0";
 /// Where `hushwire init` writes the private key, beside the configuration.
 const DEFAULT_PRIVATE_KEY_FILE: &str = "private.key";
 /// The port that WireGuard's own documents use.
@@ -100,6 +100,13 @@ pub(super) fn load_from(
     environment: &Environment,
     read_key: impl FnMut(&Path, Kind) -> Result<Zeroizing<String>, Complaint>,
 ) -> Result<Config, Errors> {
+    let mut config = parse(&text(path)?, path, read_key)?;
+    config.docker.plugin |= environment.docker_plugin;
+    Ok(config)
+}
+
+/// Reads the text of a configuration file.
+pub(super) fn text(path: &Path) -> Result<String, Errors> {
     let mut bytes = Vec::new();
     let read = File::open(path).and_then(|file| file.take(SIZE_MAX + 1).read_to_end(&mut bytes));
     let problem = match read {
@@ -111,21 +118,13 @@ pub(super) fn load_from(
         let complaint = Complaint::new(problem).hint("name the configuration file with --config");
         return Err(Errors::of_file(path, complaint));
     }
-    match str::from_utf8(&bytes) {
-        Ok(text) => {
-            let mut config = parse(text, path, read_key)?;
-            config.docker.plugin |= environment.docker_plugin;
-            Ok(config)
-        }
-        Err(error) => {
-            let good = bytes.get(..error.valid_up_to()).map(str::from_utf8);
-            let good = good.and_then(Result::ok).unwrap_or_default();
-            let mut report = Report::new(good);
-            report
-                .syntax(good.len(), Complaint::new("this byte is not UTF-8, which TOML has to be"));
-            Err(report.into_errors(path))
-        }
-    }
+    String::from_utf8(bytes).map_err(|error| {
+        let good = error.as_bytes().get(..error.utf8_error().valid_up_to()).map(str::from_utf8);
+        let good = good.and_then(Result::ok).unwrap_or_default();
+        let mut report = Report::new(good);
+        report.syntax(good.len(), Complaint::new("this byte is not UTF-8, which TOML has to be"));
+        report.into_errors(path)
+    })
 }
 
 /// Reads a configuration from text; `read_key` finds the text of a key file.

@@ -6,7 +6,7 @@
 //! The types stand here. `load` reads the file, with `syntax` (what is no TOML), `fields` (tables and
 //! types), `values` (texts), `netns` (where the interface is to be), `blocks` (all machines), `us` (this one),
 //! `keyfile` and `handed` (keys from files, and from whoever can read them); `error` says what is wrong; `diff`
-//! compares two configurations.
+//! compares two configurations, and `name` reads that of the interface alone.
 
 mod blocks;
 mod diff;
@@ -15,6 +15,7 @@ mod fields;
 mod handed;
 mod keyfile;
 mod load;
+mod name;
 mod netns;
 mod syntax;
 mod us;
@@ -32,7 +33,8 @@ use crate::wireguard::{Allow, PresharedKey, PrivateKey, PublicKey};
 pub use diff::{changes, changes_over, diff, differences, restart_needed};
 pub use error::{Complaint, Errors};
 pub use handed::{Again, HandedKey, HandedKeys, load_again, load_with_keys};
-pub use load::{load, load_with_files};
+pub use load::{DEFAULT_NAME, load, load_with_files};
+pub use name::interface_name;
 pub use netns::{Docker, Netns, Selector};
 
 /// What the loader needs to know of the process's environment.
