@@ -4,6 +4,7 @@
 //! write to /var/run/wireguard is needed, as for `hushwire up`. Interfaces are named by our pid.
 
 use std::io::{BufRead, BufReader};
+use std::os::unix::net::UnixListener;
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
@@ -238,4 +239,25 @@ fn wait_says_what_is_missing_when_its_time_is_over() {
         )
     );
     assert!(took >= Duration::from_millis(500) && took < Duration::from_secs(5), "{took:?}");
+}
+
+/// A daemon that did not answer was given 2 s at each look, whatever was left: 4.5 s for half a second.
+#[test]
+#[allow(clippy::disallowed_methods, reason = "how long it takes is what is tested")]
+fn wait_gives_a_daemon_that_does_not_answer_no_more_than_the_time_that_is_left() {
+    let interface = format!("hwr{}q", std::process::id());
+    let socket = format!("/var/run/wireguard/{interface}.sock");
+    // It has a queue, and nobody takes from it.
+    let _silent = UnixListener::bind(&socket).expect("this test needs root");
+    let started = Instant::now();
+    let output = Command::new(env!("CARGO_BIN_EXE_hushwire"))
+        .args(["wait", "--timeout", "0.5", "--interface", &interface])
+        .output()
+        .unwrap();
+    let took = started.elapsed();
+    std::fs::remove_file(&socket).unwrap();
+    let err = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{err}");
+    assert!(err.contains("but did not answer within 0."), "{err}");
+    assert!(took >= Duration::from_millis(500) && took < Duration::from_millis(1500), "{took:?}");
 }

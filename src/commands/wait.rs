@@ -10,7 +10,7 @@ use super::status::{label, session};
 use super::{Failure, interface};
 use crate::cli::Wait;
 use crate::status::{PeerStatus, Status};
-use crate::uapi::fetch_status;
+use crate::uapi::fetch_status_within;
 use crate::wireguard::SessionState;
 
 /// Short against the 0.5 s after which memberlist gives up a probe, long against the work of an answer.
@@ -22,9 +22,12 @@ const DEFAULT_TIMEOUT: Duration = Duration::from_secs(30);
 pub(super) fn run(arguments: &Wait, out: &mut dyn Write) -> Result<(), Failure> {
     let interface = interface(&arguments.running)?;
     let (started, timeout) = (Instant::now(), arguments.timeout.unwrap_or(DEFAULT_TIMEOUT));
+    let left = || timeout.saturating_sub(started.elapsed());
     loop {
-        let left = timeout.saturating_sub(started.elapsed());
-        let status = match fetch_status(&interface) {
+        // The last look, when the time is over, needs some as well.
+        let answer = fetch_status_within(&interface, left().max(INTERVAL));
+        let left = left();
+        let status = match answer {
             Ok(status) => status,
             // A health check wants to hear of it at once, a start gate names its patience.
             Err(error) if arguments.timeout.is_none() || left.is_zero() => {

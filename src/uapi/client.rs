@@ -17,6 +17,8 @@ use crate::status::Status;
 const DEADLINE: Duration = Duration::from_secs(2);
 /// A reload may wait for a container engine, and for the interface; systemd waits for 90 s.
 const RELOAD_DEADLINE: Duration = Duration::from_secs(60);
+const STATUS: &str = "status=1\n\n";
+const STATUS_KEY: &str = "status=";
 /// Bytes of an answer: 130,560 allowed IPs are 6 MB.
 const REPLY_LIMIT: u64 = 64 << 20;
 
@@ -71,7 +73,7 @@ impl std::fmt::Display for ClientError {
                 f,
                 "hushwire listens on {} but did not answer within {} s; look at its log",
                 path.display(),
-                waited.as_secs()
+                (waited.as_secs_f64() * 10.0).round() / 10.0
             ),
             ClientError::LineBreak => f.write_str(
                 "a path with a line break cannot be handed over; name the file without one",
@@ -91,12 +93,21 @@ pub fn fetch_status(interface: &str) -> Result<Status, ClientError> {
     fetch_status_in(Path::new(SOCKET_DIRECTORY), interface)
 }
 
+/// Asks it with less patience than 2 s, if this is less; it is to be more than none.
+///
+/// # Errors
+/// As [`fetch_status`].
+pub fn fetch_status_within(interface: &str, limit: Duration) -> Result<Status, ClientError> {
+    let deadline = limit.min(DEADLINE);
+    ask(Path::new(SOCKET_DIRECTORY), interface, STATUS, STATUS_KEY, deadline)
+}
+
 /// Asks the daemon whose control socket is in another directory than that of `wg`.
 ///
 /// # Errors
 /// As [`fetch_status`].
 pub fn fetch_status_in(directory: &Path, interface: &str) -> Result<Status, ClientError> {
-    ask(directory, interface, "status=1\n\n", "status=", DEADLINE)
+    ask(directory, interface, STATUS, STATUS_KEY, DEADLINE)
 }
 
 /// Has the daemon of an interface read its configuration again, and waits for the outcome.

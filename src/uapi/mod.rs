@@ -23,7 +23,10 @@ mod socket;
 
 use std::path::{Path, PathBuf};
 
-pub use client::{ClientError, fetch_status, fetch_status_in, request_reload, request_reload_in};
+pub use client::{
+    ClientError, fetch_status, fetch_status_in, fetch_status_within, request_reload,
+    request_reload_in,
+};
 pub use reload::{Reload, ReloadOutcome};
 pub use reply::{Reply, render_get};
 pub use request::{Errno, Parser, Request, ZoneIndex, parse_request};
