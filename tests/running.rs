@@ -163,6 +163,30 @@ fn status_watch_shows_what_changes_and_ends_with_its_reader() {
     assert_eq!(child.0.wait().unwrap().code(), Some(0));
 }
 
+/// With JSON the first missed answer was the end, though a restart is what is watched.
+#[test]
+fn status_watch_goes_on_in_json_too_when_an_answer_is_missed() {
+    let given = status(&[("machine2", SessionState::Established)]);
+    let daemon = Daemon::start("j", given.clone());
+    let mut command = daemon.command(&["status", "--watch", "--json"]);
+    let mut child = Running(command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap());
+    let mut lines = BufReader::new(child.0.stdout.take().unwrap()).lines();
+    let mut remarks = BufReader::new(child.0.stderr.take().unwrap()).lines();
+    let mut shown = || {
+        let line = lines.next().expect("it goes on").unwrap();
+        serde_json::from_str::<Status>(&line).unwrap()
+    };
+    assert_eq!(shown(), given);
+    drop(daemon);
+    let remark = remarks.next().expect("it says so").unwrap();
+    assert!(remark.starts_with("hushwire: no hushwire runs for interface"), "{remark}");
+    let mut later = given;
+    later.uptime_seconds = 0.5;
+    let _daemon = Daemon::start("j", later.clone());
+    assert!((0..5).any(|_| shown() == later));
+    assert_eq!(child.0.try_wait().unwrap(), None);
+}
+
 #[test]
 fn wait_ends_as_soon_as_enough_peers_have_a_session() {
     let waiting =

@@ -8,7 +8,7 @@ use std::io::{self, IsTerminal, Write};
 use std::thread::sleep;
 use std::time::Duration;
 
-use super::{Failure, interface};
+use super::{Failure, interface, remark};
 use crate::cli;
 use crate::status::{PeerStatus, RightsStatus, Status};
 use crate::sys::sandbox::Confinement;
@@ -33,16 +33,30 @@ pub(super) fn run(arguments: &cli::Status, out: &mut dyn Write) -> Result<(), Fa
         (false, true) => ("\x1b[2J\x1b[H", ""),
         (false, false) => ("", "\n"),
     };
+    let mut remarked = String::new();
     loop {
         write!(out, "{before}{text}{after}")?;
         out.flush()?;
         sleep(Duration::from_secs(1));
         // Whoever watches a restart wants to see it come back.
-        text = match fetch_status(&interface) {
-            Ok(status) => shown(status, arguments)?,
-            Err(error) if arguments.json => return Err(Failure::failed(error)),
-            Err(error) => format!("{error}\n"),
+        let missed = match fetch_status(&interface) {
+            Ok(status) => {
+                text = shown(status, arguments)?;
+                remarked.clear();
+                continue;
+            }
+            Err(error) => error.to_string(),
         };
+        if !arguments.json {
+            text = missed + "\n";
+            continue;
+        }
+        // A script takes each line for a status; who looks after it is told, once.
+        text.clear();
+        if remarked != missed {
+            remark(format_args!("hushwire: {missed}"));
+            remarked = missed;
+        }
     }
 }
 
