@@ -25,7 +25,7 @@ use super::nftables;
 pub use watch::GuardWatch;
 
 /// The interface by which a machine hears itself; for policy rules, all that it sends.
-const LOOPBACK: &str = "lo";
+pub(super) const LOOPBACK: &str = "lo";
 
 /// How often the rules are looked at again when somebody else changes them at the same time.
 const ATTEMPTS: usize = 8;
@@ -97,8 +97,15 @@ pub struct Guarded<'a> {
     /// Its addresses.
     pub addresses: BTreeSet<IpAddr>,
     /// What is behind it. A guard that an earlier run left for one of these addresses is taken away: it is
-    /// a peer's now.
+    /// a peer's now, unless another interface has it.
     pub behind: &'a [IpNet],
+}
+
+impl Guarded<'_> {
+    /// Whether an address is a peer's; never one that another interface has.
+    pub(super) fn is_behind(&self, to: &IpAddr, elsewhere: &BTreeSet<IpAddr>) -> bool {
+        self.behind.iter().any(|prefix| prefix.contains(to)) && !elsewhere.contains(to)
+    }
 }
 
 /// Puts the guard in where it is not there, and takes away what is left of one for addresses that are no
@@ -110,8 +117,9 @@ pub struct Guarded<'a> {
 ///
 /// When neither half can be had; see [`GuardError`].
 pub fn close(kernel: &mut Netlink, guarded: &Guarded<'_>) -> Result<Guard, GuardError> {
-    let nftables = nftables::close(guarded);
-    match add_policy_rules(kernel, guarded) {
+    let elsewhere = elsewhere(kernel, guarded.interface).map_err(GuardError::Refused)?;
+    let nftables = nftables::close(guarded, &elsewhere);
+    match add_policy_rules(kernel, guarded, &elsewhere) {
         Ok(()) => Ok(Guard { policy_rules: true, nftables: nftables.is_ok() }),
         Err(GuardError::Refused(error)) if is_without_rules(&error) => match nftables {
             Ok(()) => Ok(Guard { policy_rules: false, nftables: true }),
@@ -121,11 +129,24 @@ pub fn close(kernel: &mut Netlink, guarded: &Guarded<'_>) -> Result<Guard, Guard
     }
 }
 
-fn add_policy_rules(kernel: &mut Netlink, guarded: &Guarded<'_>) -> Result<(), GuardError> {
+/// The addresses of other interfaces: what guards one of them is no left-over, but another hushwire's. No
+/// peer is to be had by it either, as the machine's own addresses come first.
+fn elsewhere(kernel: &mut Netlink, interface: &str) -> Result<BTreeSet<IpAddr>, NetlinkError> {
+    let ours = kernel.link(interface)?.map(|link| link.index);
+    let all = kernel.all_addresses()?.into_iter();
+    Ok(all.filter(|(of, _)| Some(*of) != ours).map(|(_, address)| address.addr()).collect())
+}
+
+fn add_policy_rules(
+    kernel: &mut Netlink,
+    guarded: &Guarded<'_>,
+    elsewhere: &BTreeSet<IpAddr>,
+) -> Result<(), GuardError> {
     for v6 in [false, true] {
         let ours = guarded.addresses.iter().filter(|address| address.is_ipv6() == v6);
         let ours: BTreeSet<IpAddr> = ours.copied().collect();
-        match settle(kernel, v6, &Guarded { addresses: ours.clone(), ..guarded.clone() }) {
+        let guarded = Guarded { addresses: ours.clone(), ..guarded.clone() };
+        match settle(kernel, v6, &guarded, elsewhere) {
             // No rules of this family at all, and no address that needs any.
             Err(GuardError::Refused(error)) if ours.is_empty() && is_without_rules(&error) => {}
             result => result?,
@@ -139,9 +160,14 @@ fn is_without_rules(error: &NetlinkError) -> bool {
     matches!(error.errno(), Some(libc::EOPNOTSUPP | libc::EAFNOSUPPORT))
 }
 
-fn settle(kernel: &mut Netlink, v6: bool, guarded: &Guarded<'_>) -> Result<(), GuardError> {
+fn settle(
+    kernel: &mut Netlink,
+    v6: bool,
+    guarded: &Guarded<'_>,
+    elsewhere: &BTreeSet<IpAddr>,
+) -> Result<(), GuardError> {
     for _ in 0..ATTEMPTS {
-        let steps = plan(&kernel.rules(v6).map_err(GuardError::Refused)?, guarded);
+        let steps = plan(&kernel.rules(v6).map_err(GuardError::Refused)?, guarded, elsewhere);
         if steps.is_empty() {
             return Ok(());
         }
@@ -178,13 +204,14 @@ enum Step {
 /// `fib_default_rule_pref`), and would stand ahead of the local table otherwise, as if no address were the
 /// machine's own. A rule can only be added behind those of its priority. So the local table's is added
 /// once more, behind the guard's, before the first one goes.
-fn plan(present: &[Rule], guarded: &Guarded<'_>) -> Vec<Step> {
+fn plan(present: &[Rule], guarded: &Guarded<'_>, elsewhere: &BTreeSet<IpAddr>) -> Vec<Step> {
     let first: Vec<&Rule> = present.iter().filter(|rule| rule.priority() == 0).collect();
     let end = first.iter().take_while(|rule| guarded_by(rule).is_some()).count();
     let (ahead, rest) = first.split_at(end);
 
-    let concerns_us =
-        |to: &IpAddr| guarded.addresses.contains(to) || is_left_over(&first, guarded, *to);
+    let concerns_us = |to: &IpAddr| {
+        guarded.addresses.contains(to) || is_left_over(&first, guarded, elsewhere, *to)
+    };
     let unfinished = rest.iter().filter_map(|rule| guarded_by(rule)).any(|to| concerns_us(&to));
     let is_wrong = |to: &IpAddr| {
         let there =
@@ -229,11 +256,16 @@ fn wanted(guarded: &Guarded<'_>, to: IpAddr) -> Vec<Rule> {
 
 /// Whether an earlier run left the guard of an address: of one that this interface had, or of one that is
 /// a peer's now, which it would cut off.
-fn is_left_over(rules: &[&Rule], guarded: &Guarded<'_>, to: IpAddr) -> bool {
+fn is_left_over(
+    rules: &[&Rule],
+    guarded: &Guarded<'_>,
+    elsewhere: &BTreeSet<IpAddr>,
+    to: IpAddr,
+) -> bool {
     let ours = Rule::deliver(to, guarded.interface).sort();
     let by_us = |rule: &&Rule| rule.sort() == ours;
     !guarded.addresses.contains(&to)
-        && (rules.iter().any(by_us) || guarded.behind.iter().any(|prefix| prefix.contains(&to)))
+        && (rules.iter().any(by_us) || guarded.is_behind(&to, elsewhere))
 }
 
 /// The address that a rule of the guard is about; none for the rules of others.

@@ -12,7 +12,7 @@ use netlink_packet_core::{DecodeError, NLM_F_CREATE, NLM_F_EXCL};
 use attributes::Attributes;
 use convert::{
     LinkMessage, address_message, addresses_message, delete_route_message, link_message,
-    new_route_message, read_address, read_route, routes_message, up_message,
+    new_route_message, read_address, read_any_address, read_route, routes_message, up_message,
 };
 
 pub(super) mod attributes;
@@ -186,6 +186,15 @@ impl Netlink {
     pub fn addresses(&mut self, index: u32) -> Result<Vec<IpNet>, NetlinkError> {
         let what = format_args!("list the addresses of interface {index}");
         self.dump(what, addresses_message(index), |body| read_address(body, index))
+    }
+
+    /// Lists the addresses of all interfaces, both families, each with the index of its interface.
+    ///
+    /// # Errors
+    ///
+    /// When the kernel refuses.
+    pub fn all_addresses(&mut self) -> Result<Vec<(u32, IpNet)>, NetlinkError> {
+        self.dump(format_args!("list all addresses"), addresses_message(0), read_any_address)
     }
 
     /// Gives an interface an address with its prefix length. An IPv6 one is usable at once: nobody

@@ -62,18 +62,18 @@ const NAME_LEN: usize = 16;
 const RECEIVE_BYTES: usize = 32 << 10;
 
 /// Drops what comes in for the addresses by any interface but the overlay's and `lo`, and takes away the
-/// chains of addresses that are no longer this interface's.
+/// chains of addresses that are no longer this interface's, or are a peer's and no other interface's.
 ///
 /// # Errors
 ///
 /// `EPROTONOSUPPORT`, `EOPNOTSUPP` or `ENOENT` when the kernel has no nftables; `EPERM` without
 /// `CAP_NET_ADMIN`.
-pub(super) fn close(guarded: &Guarded<'_>) -> io::Result<()> {
+pub(super) fn close(guarded: &Guarded<'_>, elsewhere: &BTreeSet<IpAddr>) -> io::Result<()> {
     let mut kernel = Kernel::open()?;
     let table = Attributes::default().text(NAME_OF_TABLE, TABLE);
     let mut batch = vec![(NEW_TABLE, NLM_F_CREATE, table)];
     for chain in kernel.chains()? {
-        if Chain::read(&chain).is_some_and(|chain| chain.is_left_over(guarded)) {
+        if Chain::read(&chain).is_some_and(|chain| chain.is_left_over(guarded, elsewhere)) {
             batch.push((DELETE_CHAIN, 0, chain_named(TABLE_OF_CHAIN, NAME_OF_CHAIN, &chain)));
         }
     }
@@ -146,12 +146,12 @@ impl Chain {
     }
 
     /// Whether it is of an earlier run, and in the way of this one, or of no use.
-    fn is_left_over(&self, guarded: &Guarded<'_>) -> bool {
+    fn is_left_over(&self, guarded: &Guarded<'_>, elsewhere: &BTreeSet<IpAddr>) -> bool {
         let by_us = self.by == guarded.interface;
         if guarded.addresses.contains(&self.to) {
             return !by_us;
         }
-        by_us || guarded.behind.iter().any(|prefix| prefix.contains(&self.to))
+        by_us || guarded.is_behind(&self.to, elsewhere)
     }
 }
 

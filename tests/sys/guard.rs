@@ -270,3 +270,31 @@ fn the_chains_of_nftables_are_put_in_once_and_go_with_their_address() {
         assert_eq!(table(), [head, chains("10.99.0.9", "hush65")].concat());
     });
 }
+
+/// Two on one machine from one list of peers: each has the other's address among its peers' prefixes.
+#[test]
+fn the_guard_of_another_ones_address_is_no_left_over() {
+    in_namespace(|| {
+        guard("hush69", &["10.99.0.3"], &[]);
+        let _first = attach(&request("hush67")).unwrap();
+        let mut second = request("hush68");
+        second.addresses = vec!["10.96.0.1/32".parse().unwrap()];
+        second.routes = vec!["10.99.0.0/28".parse().unwrap(), "fd99::/64".parse().unwrap()];
+        let _second = attach(&second).unwrap();
+        let mut expected = three("10.99.0.1", "hush67").to_vec();
+        expected.extend(three("10.96.0.1", "hush68"));
+        expected.push("lookup local".into());
+        assert_eq!(rules_v4()[..7], expected);
+        assert!(rules().contains(&three("fd99::1", "hush67")[0]));
+        let chains = [
+            chains("10.96.0.1", "hush68"),
+            chains("10.99.0.1", "hush67"),
+            chains("fd99::1", "hush67"),
+        ];
+        let mut found = table();
+        let mut expected = [vec!["table inet hushwire {".to_owned()], chains.concat()].concat();
+        found.sort();
+        expected.sort();
+        assert_eq!(found, expected);
+    });
+}

@@ -81,10 +81,13 @@ impl GuardWatch {
 
     fn has_rules(&self) -> Result<bool, NetlinkError> {
         let mut kernel = Netlink::open()?;
+        let none = BTreeSet::new();
         for v6 in [false, true] {
             let mut guarded = self.guarded();
             guarded.addresses.retain(|address| address.is_ipv6() == v6);
-            if !guarded.addresses.is_empty() && !plan(&kernel.rules(v6)?, &guarded).is_empty() {
+            if !guarded.addresses.is_empty()
+                && !plan(&kernel.rules(v6)?, &guarded, &none).is_empty()
+            {
                 return Ok(false);
             }
         }

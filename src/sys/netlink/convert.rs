@@ -98,7 +98,7 @@ pub(super) fn family_and_bytes(address: IpAddr) -> (u8, Vec<u8>) {
     }
 }
 
-/// A question for the addresses of an interface.
+/// A question for the addresses of the interface of an index (0: of all).
 pub(super) fn addresses_message(index: u32) -> Message {
     let header = address_header(libc::AF_UNSPEC as u8, 0, index);
     Message::new(libc::RTM_GETADDR, header, &Attributes::default())
@@ -123,6 +123,12 @@ fn address_header(family: u8, prefix_len: u8, index: u32) -> [[u8; 4]; 2] {
 
 /// Reads an address of one interface; none when it is of another.
 pub(super) fn read_address(body: &[u8], index: u32) -> Result<Option<IpNet>, DecodeError> {
+    let found = read_any_address(body)?.filter(|&(of, _)| of == index);
+    Ok(found.map(|(_, address)| address))
+}
+
+/// Reads an address, and the index of its interface.
+pub(super) fn read_any_address(body: &[u8]) -> Result<Option<(u32, IpNet)>, DecodeError> {
     let ([[_, prefix_len, ..], of], attributes) = split(body)?;
     let (mut local, mut address) = (None, None);
     for attribute in NlasIterator::new(attributes) {
@@ -134,8 +140,8 @@ pub(super) fn read_address(body: &[u8], index: u32) -> Result<Option<IpNet>, Dec
         }
     }
     // IPv6 gives IFA_ADDRESS alone.
-    let address = local.or(address).filter(|_| u32::from_ne_bytes(*of) == index);
-    Ok(address.and_then(|address| IpNet::new(address, *prefix_len).ok()))
+    let address = local.or(address).and_then(|address| IpNet::new(address, *prefix_len).ok());
+    Ok(address.map(|address| (u32::from_ne_bytes(*of), address)))
 }
 
 /// A question for the routes of the main table that lead through an interface.
@@ -287,6 +293,7 @@ mod tests {
             let body = address_message(libc::RTM_NEWADDR, INDEX, address).body;
             assert_eq!(read_address(&body, INDEX).unwrap(), Some(address));
             assert_eq!(read_address(&body, 1).unwrap(), None);
+            assert_eq!(read_any_address(&body).unwrap(), Some((INDEX, address)));
             assert!(read_address(&body[..body.len() - 1], INDEX).is_err());
             assert!(read_address(&body[..7], INDEX).is_err());
         }
