@@ -5,8 +5,10 @@
 //! that is not a TUN without an owner. The daemon calls it at start, on reload and when a container has
 //! come; it blocks, for up to three seconds when a previous process is slow to die.
 
+use std::borrow::Borrow;
 use std::collections::BTreeSet;
 use std::io;
+use std::net::IpAddr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::thread;
 use std::time::Duration;
@@ -39,6 +41,10 @@ const BUSY_PAUSE: Duration = Duration::from_millis(50);
 
 /// Attempts to take it: 3 s in all. A killed process gives its TUN back some milliseconds after its end.
 const BUSY_ATTEMPTS: u32 = 60;
+
+/// Looks for an address on other interfaces: 1 s in all. One of another name that a service manager kept for
+/// us goes some milliseconds after it was told to forget it.
+const ADDRESS_ATTEMPTS: u32 = 20;
 
 /// Packets that the interface queues for us. The kernel's 500 are 4 ms of a flood of small ones, less than
 /// a busy scheduler makes the packet loop wait: at 130,000 packets a second half were lost there.
@@ -105,8 +111,10 @@ pub struct Place {
 /// Makes the interface of a request in its network namespace. One that a dead process left behind is
 /// replaced.
 ///
-/// The peers' prefixes fail closed from the moment the TUN is ours: whatever goes wrong later, their
-/// traffic does not leave by another route. No address is there before its guard.
+/// The peers' prefixes fail closed from the moment the TUN is ours and its addresses are nobody else's:
+/// whatever goes wrong later, their traffic does not leave by another route. No address is there before its
+/// guard, and no guard before the routes: one for an address or a prefix that another interface has would cut
+/// that off, also when this one is refused then.
 ///
 /// # Errors
 ///
@@ -121,20 +129,22 @@ fn attach_here(request: &AttachRequest, namespace: netns::Id) -> Result<Attachme
     let device = tun::open_device()
         .map_err(|error| AttachError::NoTunDevice { interface: interface.to_owned(), error })?;
     let (mut tun, left_over) = claim(&mut kernel, device, interface)?;
+    let index = find(&mut kernel, tun.name())?.index;
+    refuse_taken(&mut kernel, interface, index, &request.addresses)?;
     add_fail_closed(&mut kernel, interface, &request.fail_closed_prefixes())?;
-    let guard = guard(&mut kernel, request, &[])?;
     if left_over {
         tun = replace(&mut kernel, tun)?;
     }
     let index = find(&mut kernel, tun.name())?.index;
     let mut work = Work { kernel, interface, index };
     work.prepare(request.mtu)?;
-    for &address in &request.addresses {
-        work.add_address(address)?;
-    }
     work.netlink(|kernel| kernel.set_up(index, true))?;
     for prefix in request.tunnel_routes() {
         work.add_route(prefix)?;
+    }
+    let guard = guard(&mut work.kernel, request, &[])?;
+    for &address in &request.addresses {
+        work.add_address(address)?;
     }
     Ok(Attachment { tun, place: Place { namespace, index }, guard })
 }
@@ -197,6 +207,9 @@ fn reconfigure_here(
     let interface = new.name.as_str();
     let kernel = Netlink::open().map_err(|error| refused(interface, error))?;
     let mut work = Work { kernel, interface, index };
+    let addresses: (BTreeSet<IpNet>, BTreeSet<IpNet>) =
+        (old.addresses.iter().copied().collect(), new.addresses.iter().copied().collect());
+    refuse_taken(&mut work.kernel, interface, index, &addresses.1 - &addresses.0)?;
     if old.mtu != new.mtu {
         work.netlink(|kernel| kernel.set_mtu(index, new.mtu.into()))?;
     }
@@ -204,11 +217,14 @@ fn reconfigure_here(
     let closed = (old.fail_closed_prefixes(), new.fail_closed_prefixes());
     add_fail_closed(&mut work.kernel, interface, &(&closed.1 - &closed.0))?;
 
+    let routes = (old.tunnel_routes(), new.tunnel_routes());
+    for prefix in &routes.1 - &routes.0 {
+        work.add_route(prefix)?;
+    }
+
     guard(&mut work.kernel, new, &old.addresses)?;
 
     // New addresses come before the old ones go: without any the kernel drops the routes, too.
-    let addresses: (BTreeSet<IpNet>, BTreeSet<IpNet>) =
-        (old.addresses.iter().copied().collect(), new.addresses.iter().copied().collect());
     for address in &addresses.1 - &addresses.0 {
         work.add_address(address)?;
     }
@@ -217,12 +233,8 @@ fn reconfigure_here(
         work.delete_address(address)?;
     }
 
-    let routes = (old.tunnel_routes(), new.tunnel_routes());
     for prefix in &routes.0 - &routes.1 {
         work.delete_route(Route { prefix, target: RouteTarget::Interface(index) })?;
-    }
-    for prefix in &routes.1 - &routes.0 {
-        work.add_route(prefix)?;
     }
     if !gone.is_empty() {
         work.restore(new)?;
@@ -279,6 +291,49 @@ fn replace(kernel: &mut Netlink, tun: Tun) -> Result<Tun, AttachError> {
     drop(tun);
     let device = tun::open_device().map_err(failed)?;
     claim(kernel, device, &interface).map(|(tun, _)| tun)
+}
+
+/// Refuses an address that another interface has which is up: the guard would take it away from that one.
+fn refuse_taken(
+    kernel: &mut Netlink,
+    interface: &str,
+    index: u32,
+    addresses: impl IntoIterator<Item = impl Borrow<IpNet>>,
+) -> Result<(), AttachError> {
+    let addresses: BTreeSet<IpAddr> =
+        addresses.into_iter().map(|address| address.borrow().addr()).collect();
+    for attempt in 1.. {
+        let taken = taken(kernel, index, &addresses).map_err(|error| refused(interface, error))?;
+        let Some((address, by)) = taken else { break };
+        if attempt >= ADDRESS_ATTEMPTS {
+            return Err(AttachError::AddressTaken { interface: interface.to_owned(), address, by });
+        }
+        thread::sleep(BUSY_PAUSE);
+    }
+    Ok(())
+}
+
+/// An address among these, and which other interface has it.
+fn taken(
+    kernel: &mut Netlink,
+    index: u32,
+    addresses: &BTreeSet<IpAddr>,
+) -> Result<Option<(IpAddr, String)>, NetlinkError> {
+    let others = kernel.all_addresses()?.into_iter().map(|(of, address)| (of, address.addr()));
+    let others: Vec<_> =
+        others.filter(|(of, address)| *of != index && addresses.contains(address)).collect();
+    if others.is_empty() {
+        return Ok(None);
+    }
+    // Nothing comes in by a dummy, and what comes by lo the guard lets through: an address may stand there so
+    // that somebody can have it early.
+    let is_in_use = |link: &Link| {
+        link.up && link.name != guard::LOOPBACK && link.kind.as_deref() != Some("dummy")
+    };
+    let links: Vec<Link> = kernel.links()?.into_iter().filter(is_in_use).collect();
+    Ok(others.into_iter().find_map(|(of, address)| {
+        links.iter().find(|link| link.index == of).map(|link| (address, link.name.clone()))
+    }))
 }
 
 fn find(kernel: &mut Netlink, interface: &str) -> Result<Link, AttachError> {

@@ -72,6 +72,27 @@ fn a_broken_file_on_reload_leaves_everything_as_it_was() {
     assert!(handshake_age(&tunnels[0], "machine2") >= age, "there was another handshake");
 }
 
+/// The guard of the second one took the address away from the first one, for good.
+#[test]
+fn a_second_one_that_is_refused_does_not_cut_off_the_first() {
+    let lab = Lab::new(2);
+    let identities = Identity::all(2, Family::V4, &[Family::V4]);
+    let mut tunnels = Tunnel::start_all(&lab, &identities);
+    ping(&lab, 2);
+    let head = "[interface]\nname = \"office\"\nlisten_port = 51830\n";
+    let file = shared_file(head, &identities);
+    let mut second = Tunnel::start(lab.machine(1), &identities[0], &file);
+    wait_for("the end of the second one", seconds(5), || second.process().ended());
+    let log = second.process().log();
+    assert!(log.contains("interface office: hush0 has the address 10.99.0.1 already"), "{log}");
+    assert!(!lab.machine(1).has_interface("office"));
+    ping(&lab, 2);
+    lab.machine(2).run("ping", &["-c", "1", "-W", "2", &overlay(1, Family::V4)]);
+    assert_eq!(tunnels[0].status().interface.guard.to_string(), "policy rules, nftables");
+    let log = tunnels[0].process().log();
+    assert!(!log.contains("taken away"), "{log}");
+}
+
 #[test]
 fn nothing_is_left_after_sigterm() {
     let lab = Lab::new(2);

@@ -7,12 +7,12 @@ use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
-use hushwire::sys::attach::{AttachRequest, attach, reconfigure};
+use hushwire::sys::attach::{AttachError, AttachRequest, attach, reconfigure};
 use hushwire::sys::guard::{Guarded, close};
 use hushwire::sys::netlink::{Netlink, Rule, Sort};
 
 use crate::attach::request;
-use crate::netns::{eventually, exists, in_namespace, ip};
+use crate::netns::{eventually, exists, in_namespace, ip, make_link, unreachable};
 
 /// The rules of both families, one a line, without a priority of 0 and without what is said of the guard's
 /// only: who made them, and that there is no such interface now.
@@ -271,6 +271,47 @@ fn the_chains_of_nftables_are_put_in_once_and_go_with_their_address() {
     });
 }
 
+/// All that a hushwire leaves outside of its interface.
+fn outside() -> (Vec<String>, Vec<String>, Vec<(String, u64)>) {
+    (rules(), table(), unreachable())
+}
+
+/// The first one was cut off by the guard of a second one that could not start.
+#[test]
+fn one_that_is_refused_takes_nothing_from_one_that_runs() {
+    in_namespace(|| {
+        let first = attach(&request("hush67")).unwrap();
+        let before = outside();
+        // The same file once more, for another interface.
+        match attach(&request("hush68")).unwrap_err() {
+            AttachError::AddressTaken { address, by, .. } => {
+                assert_eq!((address.to_string(), by.as_str()), ("10.99.0.1".into(), "hush67"));
+            }
+            other => panic!("{other}"),
+        }
+        assert_eq!(outside(), before);
+        // With a peer of the first one's as its own address.
+        let mut peer = request("hush68");
+        peer.addresses = vec!["10.98.7.7/32".parse().unwrap()];
+        let error = attach(&peer).unwrap_err();
+        assert!(matches!(error, AttachError::RouteTaken { .. }), "{error}");
+        assert_eq!(outside(), before);
+        // One that is reloaded.
+        peer.routes = vec!["10.97.0.0/16".parse().unwrap()];
+        peer.addresses = vec!["10.96.0.1/32".parse().unwrap()];
+        let second = attach(&peer).unwrap();
+        let before = outside();
+        let address = AttachRequest { addresses: request("hush68").addresses, ..peer.clone() };
+        let error = reconfigure(second.place, &peer, &address).unwrap_err();
+        assert!(matches!(error, AttachError::AddressTaken { .. }), "{error}");
+        assert_eq!(outside(), before);
+        drop(first);
+        eventually("the first one is gone", || !exists("hush67"));
+        reconfigure(second.place, &peer, &address).unwrap();
+        assert_eq!(rules()[..3], three("10.99.0.1", "hush68"));
+    });
+}
+
 /// Two on one machine from one list of peers: each has the other's address among its peers' prefixes.
 #[test]
 fn the_guard_of_another_ones_address_is_no_left_over() {
@@ -296,5 +337,20 @@ fn the_guard_of_another_ones_address_is_no_left_over() {
         found.sort();
         expected.sort();
         assert_eq!(found, expected);
+    });
+}
+
+/// Where somebody wants to have the address before hushwire runs.
+#[test]
+fn an_address_on_lo_or_on_an_interface_that_is_down_is_in_nobodys_way() {
+    in_namespace(|| {
+        ip("address add 10.99.0.1/32 dev lo");
+        make_link("under0");
+        ip("address add 10.99.0.1/32 dev under0");
+        let attachment = attach(&request("hush67")).unwrap();
+        drop(attachment);
+        ip("link set under0 up");
+        let error = attach(&request("hush67")).unwrap_err().to_string();
+        assert!(error.contains("under0 has the address 10.99.0.1 already"), "{error}");
     });
 }

@@ -4,6 +4,7 @@
 
 use std::fmt;
 use std::io;
+use std::net::IpAddr;
 
 use ipnet::IpNet;
 
@@ -63,6 +64,15 @@ pub enum AttachError {
         interface: String,
         /// The address or the route's prefix.
         prefix: IpNet,
+    },
+    /// Another interface, which is up, has one of the addresses.
+    AddressTaken {
+        /// Name of the interface.
+        interface: String,
+        /// The address.
+        address: IpAddr,
+        /// Name of the other one.
+        by: String,
     },
     /// Another route of the same prefix would win over the tunnel's or equal it.
     RouteTaken {
@@ -144,6 +154,12 @@ impl fmt::Display for AttachError {
                 "interface {interface}: cannot have {prefix}: IPv6 is switched off in this network \
                  namespace; switch it on with `sysctl net.ipv6.conf.all.disable_ipv6=0` (`docker run \
                  --sysctl net.ipv6.conf.all.disable_ipv6=0`), or use IPv4 alone"
+            ),
+            Self::AddressTaken { interface, address, by } => write!(
+                f,
+                "interface {interface}: {by} has the address {address} already, and its guard lets nobody \
+                 reach it by two interfaces; take another `address`, or stop what runs {by} (`ip address \
+                 show dev {by}`)"
             ),
             Self::RouteTaken { interface, prefix } => {
                 let family = if prefix.addr().is_ipv6() { "-6" } else { "-4" };
@@ -271,6 +287,16 @@ mod tests {
                 "interface hush0: cannot have fd00::1/128: IPv6 is switched off in this network \
                  namespace; switch it on with `sysctl net.ipv6.conf.all.disable_ipv6=0` (`docker run \
                  --sysctl net.ipv6.conf.all.disable_ipv6=0`), or use IPv4 alone",
+            ),
+            (
+                AttachError::AddressTaken {
+                    interface: "office".to_owned(),
+                    address: "10.99.0.1".parse().unwrap(),
+                    by: interface(),
+                },
+                "interface office: hush0 has the address 10.99.0.1 already, and its guard lets nobody \
+                 reach it by two interfaces; take another `address`, or stop what runs hush0 (`ip address \
+                 show dev hush0`)",
             ),
             (
                 AttachError::RouteTaken {
