@@ -11,6 +11,7 @@ use std::io::{self, IoSlice};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
 
+use super::netns::{self, Namespace};
 use super::{call, checked};
 use crate::offload::{Offload, VnetHeader};
 
@@ -269,17 +270,20 @@ pub struct Owner {
     pub pid: u32,
     /// Its name, as `/proc/PID/comm` has it.
     pub command: String,
+    /// Whether it is in the network namespace of the calling thread, as its device most likely is then.
+    pub here: bool,
 }
 
 /// Finds another living process that holds a TUN device of this name, by the `iff:` line that
 /// `drivers/net/tun.c` puts into `/proc/PID/fdinfo`.
 ///
-/// The line does not say which network namespace the device is in (it need not be the process's own), so
-/// a device of the same name in another namespace is found too; and processes of another PID namespace
-/// or of another user are not seen. It is for error messages, not for decisions.
+/// The line does not say which network namespace the device is in (it need not be the process's own). A
+/// process in ours comes first; another may have a device of the same name in another namespace. Processes of
+/// another PID namespace or of another user are not seen. It is for error messages, not for decisions.
 pub fn owner(name: &str) -> Option<Owner> {
+    let namespace = netns::identify(&Namespace::Own).ok();
     let ours = std::process::id();
-    fs::read_dir("/proc").ok()?.flatten().find_map(|entry| {
+    let owners = fs::read_dir("/proc").ok()?.flatten().filter_map(|entry| {
         let pid: u32 = entry.file_name().to_str()?.parse().ok()?;
         if pid == ours {
             return None;
@@ -289,8 +293,10 @@ pub fn owner(name: &str) -> Option<Owner> {
             fs::read_to_string(descriptor.path()).is_ok_and(|info| names_interface(&info, name))
         })?;
         let command = fs::read_to_string(entry.path().join("comm")).unwrap_or_default();
-        Some(Owner { pid, command: command.trim_end().to_owned() })
-    })
+        let here = netns::identify(&Namespace::Process(pid)).ok() == namespace;
+        Some(Owner { pid, command: command.trim_end().to_owned(), here })
+    });
+    owners.min_by_key(|owner| !owner.here)
 }
 
 fn names_interface(fdinfo: &str, name: &str) -> bool {

@@ -14,8 +14,8 @@ use hushwire::sys::netns::Namespace;
 use hushwire::sys::tun::{HEADROOM, Tun, owner};
 
 use crate::netns::{
-    addresses, drop_capabilities, eventually, exists, in_namespace, ip, ip_json, make_link,
-    open_tun, routes, unreachable,
+    addresses, drop_capabilities, eventually, exists, in_namespace, in_new_namespace, ip, ip_json,
+    make_link, open_tun, routes, unreachable,
 };
 
 /// A request with an IPv4 and an IPv6 address and two peers.
@@ -184,6 +184,24 @@ fn a_tun_in_use_names_its_owner() {
         let expected = format!("in use by process {} (sleep)", holder.0.id());
         assert!(error.to_string().contains(&expected), "{error}");
         assert!(exists("hush6"));
+    });
+}
+
+/// A process was named, and was to be stopped, that had an interface of this name somewhere else.
+#[test]
+fn a_process_in_another_namespace_is_named_as_a_guess_and_only_if_there_is_no_other() {
+    in_namespace(|| {
+        let mut elsewhere = None;
+        in_new_namespace(|| elsewhere = Some(Holder::of(&Tun::create("hush14").unwrap())));
+        let elsewhere = elsewhere.unwrap();
+        let tun = Tun::create("hush14").unwrap();
+        let error = attach(&request("hush14")).unwrap_err().to_string();
+        let guess = format!("in use, perhaps by process {} (sleep), which", elsewhere.0.id());
+        assert!(error.contains(&guess) && !error.contains("stop"), "{error}");
+        let here = Holder::of(&tun);
+        drop(tun);
+        let error = attach(&request("hush14")).unwrap_err().to_string();
+        assert!(error.contains(&format!("in use by process {} (", here.0.id())), "{error}");
     });
 }
 

@@ -129,10 +129,15 @@ impl fmt::Display for AttachError {
                 "interface {interface}: {what}; CAP_NET_ADMIN is needed: run as root, or in a container \
                  with `docker run --cap-add NET_ADMIN`"
             ),
-            Self::Busy { interface, owner: Some(Owner { pid, command }) } => write!(
+            Self::Busy { interface, owner: Some(Owner { pid, command, here: true }) } => write!(
                 f,
                 "interface {interface}: in use by process {pid} ({command}); stop that process, or take \
                  another interface name"
+            ),
+            Self::Busy { interface, owner: Some(Owner { pid, command, here: false }) } => write!(
+                f,
+                "interface {interface}: in use, perhaps by process {pid} ({command}), which may as well \
+                 have its {interface} in another network namespace; take another interface name"
             ),
             Self::Busy { interface, owner: None } => write!(
                 f,
@@ -229,7 +234,7 @@ mod tests {
     fn each_error_says_where_what_and_what_to_do_in_one_line() {
         let interface = || "hush0".to_owned();
         let os = io::Error::from_raw_os_error;
-        let owner = Owner { pid: 4242, command: "wireguard-go".to_owned() };
+        let owner = |here| Some(Owner { pid: 4242, command: "wireguard-go".to_owned(), here });
         let cases = [
             (
                 AttachError::Namespace {
@@ -260,9 +265,14 @@ mod tests {
                  container with `docker run --cap-add NET_ADMIN`",
             ),
             (
-                AttachError::Busy { interface: interface(), owner: Some(owner) },
+                AttachError::Busy { interface: interface(), owner: owner(true) },
                 "interface hush0: in use by process 4242 (wireguard-go); stop that process, or take \
                  another interface name",
+            ),
+            (
+                AttachError::Busy { interface: interface(), owner: owner(false) },
+                "interface hush0: in use, perhaps by process 4242 (wireguard-go), which may as well have \
+                 its hush0 in another network namespace; take another interface name",
             ),
             (
                 AttachError::Busy { interface: interface(), owner: None },
