@@ -270,10 +270,19 @@ impl Udp {
 /// Opens the socket of one family; none if the machine does not have that family.
 fn open(family: Family, port: u16, fwmark: u32) -> io::Result<Option<OwnedFd>> {
     let explain = |error: io::Error| {
-        let hint = match error.kind() {
-            io::ErrorKind::AddrInUse => "; stop the process that has it, or take another port",
-            io::ErrorKind::PermissionDenied if fwmark != 0 => "; a fwmark needs CAP_NET_ADMIN",
-            _ => "",
+        let hint = match error.raw_os_error() {
+            Some(libc::EADDRINUSE) => format!(
+                "; stop the process that has it (`ss -ulpn 'sport = :{port}'` shows it), or set another \
+                 listen_port"
+            ),
+            Some(libc::EPERM) if fwmark != 0 => "; a fwmark needs CAP_NET_ADMIN".to_owned(),
+            // Of bind(2); `up` has given the right up by the time of a reload.
+            Some(libc::EACCES) => "; a port below 1024 needs CAP_NET_BIND_SERVICE, and a restart if hushwire \
+                 runs: start it as root, give its unit the right (`systemctl edit hushwire`, below [Service]: \
+                 AmbientCapabilities=CAP_NET_BIND_SERVICE, CapabilityBoundingSet=CAP_NET_BIND_SERVICE), or \
+                 set another listen_port"
+                .to_owned(),
+            _ => String::new(),
         };
         io::Error::new(error.kind(), format!("UDP port {port} on {family}: {error}{hint}"))
     };

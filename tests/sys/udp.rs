@@ -9,7 +9,7 @@ use hushwire::sys::tun::{HEADROOM, Tun};
 use hushwire::sys::udp::{Family, ReceiveBatch, Sent, Udp, path_mtu, refuses_segmentation};
 use hushwire::wireguard::{Ecn, Endpoint, Source};
 
-use crate::netns::{eventually, in_namespace, ip, ip_json, make_link};
+use crate::netns::{drop_capabilities, eventually, in_namespace, ip, ip_json, make_link};
 
 /// An interface with addresses `.1` and `.2` of each family.
 fn underlay() {
@@ -442,5 +442,23 @@ fn adopted_sockets_keep_their_port_and_what_waits_in_them() {
         assert!(Udp::adopt(twice, port, 0).unwrap_err().to_string().contains("a second socket"));
         assert!(Udp::adopt(copies(&udp), port + 1, 0).unwrap_err().to_string().contains("bound"));
         assert!(Udp::adopt(Vec::new(), port, 0).is_err());
+    });
+}
+
+#[test]
+fn a_port_that_cannot_be_had_says_what_to_do() {
+    in_namespace(|| {
+        let taken = Udp::bind(51820, 0).unwrap();
+        let error = Udp::bind(51820, 0).unwrap_err().to_string();
+        let cure = "(`ss -ulpn 'sport = :51820'` shows it), or set another listen_port";
+        assert!(error.contains("UDP port 51820 on IPv4") && error.contains(cure), "{error}");
+        drop(taken);
+        drop_capabilities();
+        let error = Udp::bind(53, 0).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::PermissionDenied);
+        let error = error.to_string();
+        assert!(error.contains("CAP_NET_BIND_SERVICE") && error.contains("listen_port"), "{error}");
+        let error = Udp::bind(51820, 7).unwrap_err().to_string();
+        assert!(error.contains("a fwmark needs CAP_NET_ADMIN"), "{error}");
     });
 }
