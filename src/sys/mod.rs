@@ -40,3 +40,14 @@ pub mod udp;
 fn checked<T: PartialOrd + Default>(result: T) -> std::io::Result<T> {
     if result < T::default() { Err(std::io::Error::last_os_error()) } else { Ok(result) }
 }
+
+/// What to do when [`is_out_of_files`].
+pub(crate) const MORE_FILES: &str = "raise the limit of open files (`ulimit -n 1024`; systemd: \
+     LimitNOFILE=1024; of all processes: `sysctl fs.file-max`)";
+
+/// Whether the reason of an error is that no descriptor is left, to this process or to all.
+pub(crate) fn is_out_of_files(error: &(dyn std::error::Error + 'static)) -> bool {
+    std::iter::successors(Some(error), |error| error.source())
+        .filter_map(|error| error.downcast_ref::<std::io::Error>())
+        .any(|error| matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE)))
+}

@@ -12,7 +12,7 @@ use std::io;
 
 use serde::{Deserialize, Serialize};
 
-use super::checked;
+use super::{MORE_FILES, checked, is_out_of_files};
 
 mod calls;
 mod capabilities;
@@ -72,10 +72,14 @@ pub struct SandboxError {
 
 impl fmt::Display for SandboxError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let cure = if is_out_of_files(&self.error) {
+            MORE_FILES
+        } else {
+            "allow the system calls capset, prctl and seccomp"
+        };
         write!(
             f,
-            "cannot give up {}: {}; hushwire does not run with rights that it does not need: allow the \
-             system calls capset, prctl and seccomp",
+            "cannot give up {}: {}; hushwire does not run with rights that it does not need: {cure}",
             self.what, self.error
         )
     }
@@ -184,4 +188,42 @@ fn look(landlock: Landlock) -> Result<Confinement, SandboxError> {
         landlock,
         seccomp: true,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_refused_for_want_of_a_descriptor_has_another_cure_than_what_is_forbidden() {
+        let text = |errno: i32, wrapped: bool| {
+            let error = io::Error::from_raw_os_error(errno);
+            let error = if wrapped { io::Error::other(Wrapped(error)) } else { error };
+            SandboxError { what: "files", error }.to_string()
+        };
+        for wrapped in [false, true] {
+            for errno in [libc::EMFILE, libc::ENFILE] {
+                let text = text(errno, wrapped);
+                assert!(text.contains("ulimit -n") && !text.contains("seccomp"), "{text}");
+            }
+            let text = text(libc::EPERM, wrapped);
+            assert!(text.ends_with("allow the system calls capset, prctl and seccomp"), "{text}");
+        }
+    }
+
+    /// As the errors of Landlock are.
+    #[derive(Debug)]
+    struct Wrapped(io::Error);
+
+    impl fmt::Display for Wrapped {
+        fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            self.0.fmt(f)
+        }
+    }
+
+    impl std::error::Error for Wrapped {
+        fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+            Some(&self.0)
+        }
+    }
 }

@@ -13,7 +13,8 @@ use nix::unistd::Pid;
 
 use crate::bare::Device;
 use crate::support::lab::{Family, Lab, overlay};
-use crate::support::tunnel::{Identity, Tunnel, shared_file};
+use crate::support::machine::Machine;
+use crate::support::tunnel::{HUSHWIRE, Identity, Tunnel, shared_file};
 use crate::support::{seconds, wait_for};
 
 const MANUAL: &str = include_str!("../../config/man/hushwire.8");
@@ -380,4 +381,18 @@ fn what_is_not_listed_is_refused_to_the_packet_loop_and_to_the_rest_of_the_real_
     // It has not noticed.
     lab.machine(1).run("ping", &["-c", "1", "-W", "5", &overlay(2, Family::V4)]);
     assert!(tunnels[0].status().interface.attached);
+}
+
+#[test]
+fn too_few_descriptors_are_called_so_and_not_a_missing_right() {
+    let machine = Machine::new("machine");
+    let identities = Identity::all(2, Family::V4, &[Family::V4]);
+    let directory = Tunnel::write_files(&identities[0], &shared_file("", &identities));
+    let config = directory.path().join("hushwire.toml").display().to_string();
+    let script = format!("ulimit -n 25; exec {HUSHWIRE} up --config {config}");
+    let output = machine.attempt("bash", &["-c", &script]);
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.contains("cannot give up files") && said.contains("ulimit -n"), "{said}");
+    assert!(!said.contains("seccomp"), "{said}");
 }

@@ -3,15 +3,20 @@
 //! A rule is about a file itself and not about its name: one that is put in its place later is another. So
 //! where files are replaced while hushwire runs, their directory is given.
 
+use std::error::Error;
 use std::io;
 use std::path::{Path, PathBuf};
 
 use landlock::{
     ABI, Access, AccessFs, BitFlags, CompatLevel, Compatible, PathBeneath, PathFd, Ruleset,
-    RulesetAttr, RulesetCreated, RulesetCreatedAttr, RulesetError, RulesetStatus,
+    RulesetAttr, RulesetCreated, RulesetCreatedAttr, RulesetStatus,
 };
 
 use super::Landlock;
+use crate::sys::is_out_of_files;
+
+/// Why a rule or all of them were refused.
+type Refusal = Box<dyn Error + Send + Sync>;
 
 /// What the system's resolver reads. Its plug-ins are code, in one of the directories below.
 const RESOLVER: [&str; 8] = [
@@ -51,7 +56,7 @@ pub(super) fn restrict(files: &Files) -> io::Result<Landlock> {
     build(files).map_err(io::Error::other)
 }
 
-fn build(files: &Files) -> Result<Landlock, RulesetError> {
+fn build(files: &Files) -> Result<Landlock, Refusal> {
     // The newest of which this code knows what it means: truncation (3), ioctl on devices (5).
     let all = AccessFs::from_all(ABI::V5);
     let ruleset = Ruleset::default().set_compatibility(CompatLevel::BestEffort);
@@ -89,7 +94,7 @@ fn build(files: &Files) -> Result<Landlock, RulesetError> {
 }
 
 /// Gives a file, and what is beside it if that is not too much.
-fn give_file(rules: RulesetCreated, file: &Path) -> Result<RulesetCreated, RulesetError> {
+fn give_file(rules: RulesetCreated, file: &Path) -> Result<RulesetCreated, Refusal> {
     // A link leads elsewhere: what counts is there.
     let real = file.canonicalize();
     let mut rules = rules;
@@ -109,14 +114,16 @@ fn give_file(rules: RulesetCreated, file: &Path) -> Result<RulesetCreated, Rules
     Ok(rules)
 }
 
-/// Gives what is there: what is not cannot be read in any case.
+/// Gives what is there: what is not cannot be read in any case. What cannot be opened for want of a descriptor
+/// would be missed later.
 fn give(
     rules: RulesetCreated,
     path: &Path,
     access: BitFlags<AccessFs>,
-) -> Result<RulesetCreated, RulesetError> {
+) -> Result<RulesetCreated, Refusal> {
     match PathFd::new(path) {
-        Ok(opened) => rules.add_rule(PathBeneath::new(opened, access)),
+        Ok(opened) => Ok(rules.add_rule(PathBeneath::new(opened, access))?),
+        Err(error) if is_out_of_files(&error) => Err(error.into()),
         Err(_) => Ok(rules),
     }
 }
