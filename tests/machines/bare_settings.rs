@@ -6,8 +6,9 @@ use std::collections::BTreeMap;
 use hushwire::wireguard::PrivateKey;
 
 use crate::bare::{Device, secret, wg_set};
-use crate::support::lab::Lab;
+use crate::support::lab::{Family, Lab};
 use crate::support::machine::Machine;
+use crate::support::tunnel::{Identity, Tunnel};
 use crate::support::{random_bytes, seconds, wait_for};
 
 fn key() -> PrivateKey {
@@ -227,4 +228,32 @@ fn a_change_of_one_peer_leaves_the_sessions_of_the_others_alone() {
         });
     }
     assert!(handshakes(first)[&public[2]] > begun);
+}
+
+/// `wg` always writes the zone of a link-local endpoint as a name, which was looked for in a file that Landlock
+/// keeps away: all of a `wg setconf` with one was refused.
+#[test]
+fn a_link_local_endpoint_is_taken_by_the_name_of_its_interface() {
+    let lab = Lab::new(1);
+    let machine = lab.machine(1);
+    let peer = key().public_key();
+    let said = |interface: &str, zone: &str| {
+        let script = format!("wg set {interface} peer {peer} endpoint '[fe80::7%{zone}]:51820'");
+        let output = machine.attempt("bash", &["-c", &script]);
+        String::from_utf8_lossy(&output.stderr).into_owned()
+    };
+    let endpoints = |interface: &str| machine.run("wg", &["show", interface, "endpoints"]);
+    let expected = format!("{peer}\t[fe80::7%eth0]:51820\n");
+
+    let _device = Device::start(machine);
+    assert_eq!(said("wg0", "eth0"), "");
+    assert_eq!(endpoints("wg0"), expected);
+    let script = "wg setconf wg0 <(wg showconf wg0; echo PersistentKeepalive = 25)";
+    machine.run("bash", &["-c", script]);
+    assert_eq!(endpoints("wg0"), expected);
+
+    let identities = Identity::all(1, Family::V4, &[Family::V4]);
+    let _tunnels = Tunnel::start_all(&lab, &identities);
+    assert_eq!(said("hush0", "eth0"), "");
+    assert_eq!(endpoints("hush0"), expected);
 }
