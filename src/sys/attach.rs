@@ -5,10 +5,8 @@
 //! that is not a TUN without an owner. The daemon calls it at start, on reload and when a container has
 //! come; it blocks, for up to three seconds when a previous process is slow to die.
 
-use std::borrow::Borrow;
 use std::collections::BTreeSet;
 use std::io;
-use std::net::IpAddr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::thread;
 use std::time::Duration;
@@ -23,10 +21,12 @@ use super::tun::{self, Tun};
 
 mod adopt;
 mod error;
+mod others;
 pub mod sandbox;
 
 pub use adopt::adopt;
 pub use error::AttachError;
+use others::{into_other_tunnels, refuse_taken};
 
 /// Metric of the `unreachable` routes that stay behind when the interface goes.
 ///
@@ -41,10 +41,6 @@ const BUSY_PAUSE: Duration = Duration::from_millis(50);
 
 /// Attempts to take it: 3 s in all. A killed process gives its TUN back some milliseconds after its end.
 const BUSY_ATTEMPTS: u32 = 60;
-
-/// Looks for an address on other interfaces: 1 s in all. One of another name that a service manager kept for
-/// us goes some milliseconds after it was told to forget it.
-const ADDRESS_ATTEMPTS: u32 = 20;
 
 /// Packets that the interface queues for us. The kernel's 500 are 4 ms of a flood of small ones, less than
 /// a busy scheduler makes the packet loop wait: at 130,000 packets a second half were lost there.
@@ -113,8 +109,8 @@ pub struct Place {
 ///
 /// The peers' prefixes fail closed from the moment the TUN is ours and its addresses are nobody else's:
 /// whatever goes wrong later, their traffic does not leave by another route. No address is there before its
-/// guard, and no guard before the routes: one for an address or a prefix that another interface has would cut
-/// that off, also when this one is refused then.
+/// guard. What would cut off another tunnel waits for the routes, which say whether this one is refused: the
+/// guard, and the end of prefixes that lead into the other one.
 ///
 /// # Errors
 ///
@@ -131,7 +127,10 @@ fn attach_here(request: &AttachRequest, namespace: netns::Id) -> Result<Attachme
     let (mut tun, left_over) = claim(&mut kernel, device, interface)?;
     let index = find(&mut kernel, tun.name())?.index;
     refuse_taken(&mut kernel, interface, index, &request.addresses)?;
-    add_fail_closed(&mut kernel, interface, &request.fail_closed_prefixes())?;
+    let others = into_other_tunnels(&mut kernel, interface, index)?;
+    let is_in_another = |prefix: &IpNet| others.iter().any(|other| other.contains(prefix));
+    let (later, now) = request.fail_closed_prefixes().into_iter().partition(is_in_another);
+    add_fail_closed(&mut kernel, interface, &now)?;
     if left_over {
         tun = replace(&mut kernel, tun)?;
     }
@@ -142,6 +141,7 @@ fn attach_here(request: &AttachRequest, namespace: netns::Id) -> Result<Attachme
     for prefix in request.tunnel_routes() {
         work.add_route(prefix)?;
     }
+    add_fail_closed(&mut work.kernel, interface, &later)?;
     let guard = guard(&mut work.kernel, request, &[])?;
     for &address in &request.addresses {
         work.add_address(address)?;
@@ -291,49 +291,6 @@ fn replace(kernel: &mut Netlink, tun: Tun) -> Result<Tun, AttachError> {
     drop(tun);
     let device = tun::open_device().map_err(failed)?;
     claim(kernel, device, &interface).map(|(tun, _)| tun)
-}
-
-/// Refuses an address that another interface has which is up: the guard would take it away from that one.
-fn refuse_taken(
-    kernel: &mut Netlink,
-    interface: &str,
-    index: u32,
-    addresses: impl IntoIterator<Item = impl Borrow<IpNet>>,
-) -> Result<(), AttachError> {
-    let addresses: BTreeSet<IpAddr> =
-        addresses.into_iter().map(|address| address.borrow().addr()).collect();
-    for attempt in 1.. {
-        let taken = taken(kernel, index, &addresses).map_err(|error| refused(interface, error))?;
-        let Some((address, by)) = taken else { break };
-        if attempt >= ADDRESS_ATTEMPTS {
-            return Err(AttachError::AddressTaken { interface: interface.to_owned(), address, by });
-        }
-        thread::sleep(BUSY_PAUSE);
-    }
-    Ok(())
-}
-
-/// An address among these, and which other interface has it.
-fn taken(
-    kernel: &mut Netlink,
-    index: u32,
-    addresses: &BTreeSet<IpAddr>,
-) -> Result<Option<(IpAddr, String)>, NetlinkError> {
-    let others = kernel.all_addresses()?.into_iter().map(|(of, address)| (of, address.addr()));
-    let others: Vec<_> =
-        others.filter(|(of, address)| *of != index && addresses.contains(address)).collect();
-    if others.is_empty() {
-        return Ok(None);
-    }
-    // Nothing comes in by a dummy, and what comes by lo the guard lets through: an address may stand there so
-    // that somebody can have it early.
-    let is_in_use = |link: &Link| {
-        link.up && link.name != guard::LOOPBACK && link.kind.as_deref() != Some("dummy")
-    };
-    let links: Vec<Link> = kernel.links()?.into_iter().filter(is_in_use).collect();
-    Ok(others.into_iter().find_map(|(of, address)| {
-        links.iter().find(|link| link.index == of).map(|link| (address, link.name.clone()))
-    }))
 }
 
 fn find(kernel: &mut Netlink, interface: &str) -> Result<Link, AttachError> {

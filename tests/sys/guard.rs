@@ -312,6 +312,32 @@ fn one_that_is_refused_takes_nothing_from_one_that_runs() {
     });
 }
 
+/// Peers that came by a reload have no route of their own, but that of the network of our address.
+#[test]
+fn one_that_is_refused_closes_no_prefix_that_leads_into_another_tunnel() {
+    in_namespace(|| {
+        make_link("under0");
+        ip("address add 10.1.0.1/8 dev under0");
+        ip("link set under0 up");
+        let mut first = request("hush67");
+        first.addresses = vec!["10.99.0.1/24".parse().unwrap()];
+        let _first = attach(&first).unwrap();
+        let mut second = request("hush68");
+        second.addresses = vec!["10.96.0.1/32".parse().unwrap()];
+        let routes = ["10.99.0.2/32", "10.99.0.9/32", "10.95.0.1/32"];
+        second.routes = routes.map(|text| text.parse().unwrap()).to_vec();
+        let error = attach(&second).unwrap_err();
+        assert!(matches!(error, AttachError::RouteTaken { .. }), "{error}");
+        eventually("the half-made interface is gone", || !exists("hush68"));
+        assert!(ip("route get 10.99.0.9").contains("dev hush67"));
+        // Nothing in clear by the underlay.
+        assert!(unreachable().iter().any(|(prefix, _)| prefix == "10.95.0.1"));
+        second.routes.remove(0);
+        let _second = attach(&second).unwrap();
+        assert!(unreachable().iter().any(|(prefix, _)| prefix == "10.99.0.9"));
+    });
+}
+
 /// Two on one machine from one list of peers: each has the other's address among its peers' prefixes.
 #[test]
 fn the_guard_of_another_ones_address_is_no_left_over() {
