@@ -171,6 +171,8 @@ api() {
 gossip() {
   step 'A silence, made on machine1'
   say "\"$GOSSIP\""
+  # memberlist tells of each member four times, 200 ms apart, and compresses what shares a packet with that.
+  sleep 2
   capture overlay hush0
   capture underlay eth0
   local number begin
