@@ -133,14 +133,9 @@ fn parse(
     path: &Path,
     mut read_key: impl FnMut(&Path, Kind) -> Result<Zeroizing<String>, Complaint>,
 ) -> Result<Config, Errors> {
-    let mut report = Report::new(text);
-    let text = syntax::readable(text, &mut report);
-    let (document, errors) = DeTable::parse_recoverable(&text);
-    syntax::report_duplicates(&text, document.get_ref(), &errors, &mut report);
-    match read_document(document.get_ref(), path, &mut read_key, &mut report) {
-        Some(config) if report.is_empty() => Ok(config),
-        _ => Err(report.into_errors(path)),
-    }
+    syntax::read(text, path, |document, report| {
+        read_document(document, path, &mut read_key, report)
+    })
 }
 
 /// Reads text from a key file: its path as the configuration says it, and whose secret it is.

@@ -17,13 +17,7 @@ use super::{syntax, values};
 /// # Errors
 /// The file cannot be read, it is no TOML, or the name is none for an interface.
 pub fn interface_name(path: &Path) -> Result<String, Errors> {
-    let text = text(path)?;
-    let mut report = Report::new(&text);
-    let readable = syntax::readable(&text, &mut report);
-    let (document, errors) = DeTable::parse_recoverable(&readable);
-    syntax::report_duplicates(&readable, document.get_ref(), &errors, &mut report);
-    let name = name(document.get_ref(), &mut report);
-    if report.is_empty() { Ok(name) } else { Err(report.into_errors(path)) }
+    syntax::read(&text(path)?, path, |document, report| Some(name(document, report)))
 }
 
 /// Anything after something was reported.

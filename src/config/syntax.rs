@@ -2,13 +2,14 @@
 //!
 //! The parser loses its way after the first such line: it stops, or takes what follows for parts of an
 //! open list. So each bad line is reported, blanked and the rest parsed again, until nothing is wrong.
-//! Places stay those of the original, since blanks take as many bytes. Called by `load`.
+//! Places stay those of the original, since blanks take as many bytes. Called by `load` and `name`.
 
 use std::ops::Range;
+use std::path::Path;
 
 use toml::de::DeTable;
 
-use super::error::{Complaint, Report};
+use super::error::{Complaint, Errors, Report};
 
 /// Each round parses the whole file: a bound, so that a file that is no TOML at all costs little.
 const ROUNDS_MAX: usize = 50;
@@ -16,8 +17,28 @@ const ROUNDS_MAX: usize = 50;
 /// The parser's message for the one error that is not about syntax, and after which it goes on well.
 const DUPLICATE: &str = "duplicate key";
 
+/// Parses the text of a configuration file and has `take` make something of it, which is nothing only after it
+/// reported why.
+///
+/// # Errors
+/// All that was reported, by either.
+pub(super) fn read<T>(
+    text: &str,
+    path: &Path,
+    take: impl FnOnce(&DeTable<'_>, &mut Report<'_>) -> Option<T>,
+) -> Result<T, Errors> {
+    let mut report = Report::new(text);
+    let text = readable(text, &mut report);
+    let (document, errors) = DeTable::parse_recoverable(&text);
+    report_duplicates(&text, document.get_ref(), &errors, &mut report);
+    match take(document.get_ref(), &mut report) {
+        Some(taken) if report.is_empty() => Ok(taken),
+        _ => Err(report.into_errors(path)),
+    }
+}
+
 /// Reports every line that is no TOML and gives the text without them.
-pub(super) fn readable(text: &str, report: &mut Report<'_>) -> String {
+fn readable(text: &str, report: &mut Report<'_>) -> String {
     let mut text = text.to_owned();
     for _ in 0..ROUNDS_MAX {
         let (_, errors) = DeTable::parse_recoverable(&text);
@@ -38,7 +59,7 @@ pub(super) fn readable(text: &str, report: &mut Report<'_>) -> String {
 }
 
 /// Reports keys and sections that stand twice.
-pub(super) fn report_duplicates(
+fn report_duplicates(
     text: &str,
     document: &DeTable<'_>,
     errors: &[toml::de::Error],
