@@ -989,6 +989,17 @@ fn gossip_that_never_left_is_counted_when_it_is_given_up() {
     wire.pass(seconds(1));
     assert!(wire.b.received.is_empty());
     assert_eq!(wire.a.dropped(wire.now, DropReason::StagedExpired), 512);
+
+    // So is what is given up since nothing is kept any more.
+    let mut wire = gossiping(Wire::strangers());
+    wire.a.know(wire.now, &wire.b, true);
+    wire.a.send(wire.now, &gossip(1));
+    wire.a.sent.clear();
+    let off = Change::Gossip(GossipChange { port: 9094, resend: Duration::ZERO });
+    wire.a.device.apply(wire.now, vec![off]);
+    wire.b.know(wire.now, &wire.a, true);
+    wire.pass(seconds(1));
+    assert_eq!(wire.a.dropped(wire.now, DropReason::StagedExpired), 1);
 }
 
 /// Echo request number `i`, as ping sends it.

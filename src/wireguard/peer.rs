@@ -146,11 +146,8 @@ impl Peer {
     /// hands: the last of them that did, since keys may change again before that. Returns whether this is the
     /// one that was there until now.
     pub(super) fn set_session(&mut self, now: Instant, session: Session) -> bool {
-        let carries = |session: &Option<Session>| {
-            session.as_ref().is_some_and(|session| session.current(now).is_some())
-        };
         let former = self.session.replace(session);
-        let retires = carries(&former) || !carries(&self.retiring);
+        let retires = is_usable(&former, now) || !is_usable(&self.retiring, now);
         if retires {
             self.retiring = former;
         }
@@ -219,7 +216,7 @@ impl Peer {
             self.data_sent(cx);
         } else if kept == Some(Kept::Gossip) {
             self.resend.push(cx.now, packet, true);
-            self.drops.add(DropReason::StagedOverflow, self.resend.take_lost());
+            self.count_lost(DropReason::StagedOverflow);
             self.want_handshake(cx);
         } else {
             let overflow = self.staged.push(packet);
@@ -414,10 +411,7 @@ impl Peer {
     }
 
     fn has_session(&self, now: Instant) -> bool {
-        let usable = |session: &Option<Session>| {
-            session.as_ref().is_some_and(|session| session.current(now).is_some())
-        };
-        usable(&self.session) || usable(&self.retiring)
+        is_usable(&self.session, now) || is_usable(&self.retiring, now)
     }
 
     /// A session can carry packets, a new one or one that the peer began to use.
@@ -450,10 +444,11 @@ impl Peer {
     /// Sends what the peer missed, once. Called when a session is known to work both ways: what is
     /// sealed for one that the peer has lost would be missed again.
     fn send_again(&mut self, cx: &mut Context<'_>) {
-        if cx.resend.is_none() {
+        let Some(age) = cx.resend else {
             self.echoes.clear();
             self.resend.clear();
-        }
+            return self.count_lost(DropReason::StagedExpired);
+        };
         if !self.resend.is_due() && !self.echoes.is_due() {
             return;
         }
@@ -463,13 +458,20 @@ impl Peer {
         if !self.has_session(cx.now) {
             return self.want_handshake(cx);
         }
-        let age = cx.resend.unwrap_or_default();
         while let Some(packet) = self.resend.take_due(cx.now, age) {
             self.counters.gossip_resent += u64::from(self.send_late(cx, &packet));
         }
-        self.drops.add(DropReason::StagedExpired, self.resend.take_lost());
+        self.count_lost(DropReason::StagedExpired);
         while let Some(packet) = self.echoes.take_due(cx.now, ECHO_AGE) {
             self.send_late(cx, &packet);
+        }
+    }
+
+    /// Counts gossip that never left and was given up. Mostly there is none, and no counter is touched.
+    fn count_lost(&mut self, reason: DropReason) {
+        let lost = self.resend.take_lost();
+        if lost > 0 {
+            self.drops.add(reason, lost);
         }
     }
 
@@ -554,4 +556,9 @@ impl Peer {
             self.timers.set(Timer::Expire, now + WIPE_AFTER);
         }
     }
+}
+
+/// Whether a session can carry packets.
+fn is_usable(session: &Option<Session>, now: Instant) -> bool {
+    session.as_ref().is_some_and(|session| session.current(now).is_some())
 }

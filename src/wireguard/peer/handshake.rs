@@ -93,9 +93,7 @@ impl Peer {
     pub(super) fn retry(&mut self, cx: &mut Context<'_>) {
         let wanted = self.wanted_until.is_some_and(|until| cx.now < until);
         if !wanted {
-            for _ in 0..self.staged.clear() {
-                self.drops.count(DropReason::StagedExpired);
-            }
+            self.drops.add(DropReason::StagedExpired, self.staged.clear());
         }
         if wanted || self.persistent_keepalive != 0 {
             // A local address that stopped working would explain the silence (kernel: timers.c,
