@@ -79,8 +79,12 @@ impl AttachRequest {
         routes
     }
 
+    /// What must not leave by another route: also the networks of our own addresses, in which peers come by a
+    /// reload, when there may be no right to close their prefixes one by one.
     fn fail_closed_prefixes(&self) -> BTreeSet<IpNet> {
-        self.routes.iter().map(IpNet::trunc).collect()
+        let networks = self.addresses.iter();
+        let networks = networks.filter(|address| address.prefix_len() < address.max_prefix_len());
+        self.routes.iter().chain(networks).map(IpNet::trunc).collect()
     }
 }
 

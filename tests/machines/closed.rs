@@ -110,6 +110,29 @@ fn nothing_leaves(family: Family) {
     tunnels[0].process().signal(Signal::SIGCONT);
 }
 
+/// An address with its network has room for peers that come by a reload, when nobody has the right to close
+/// their prefixes any more.
+#[test]
+fn a_peer_that_came_by_a_reload_is_not_reached_by_another_way_either() {
+    let lab = Lab::new(1);
+    let machine = lab.machine(1);
+    let identities = Identity::all(3, Family::V4, &[Family::V4]);
+    let head = "[interface]\naddress = [\"10.99.0.1/24\"]";
+    let file = shared_file(head, &identities[..2]);
+    let mut tunnel = Tunnel::start(machine, &identities[0], &file);
+    tunnel.wait_until_attached();
+    machine.ip("route add default via 192.0.2.254");
+    tunnel.write_config(&shared_file(head, &identities));
+    let reloaded = tunnel.hushwire("reload", &[]);
+    assert_eq!(String::from_utf8_lossy(&reloaded.stdout), "hush0 reloaded: peer machine3 added\n");
+    let way = || machine.attempt("ip", &["route", "get", &overlay(3, Family::V4)]);
+    assert!(String::from_utf8_lossy(&way().stdout).contains("dev hush0"));
+    tunnel.terminate();
+    let way = way();
+    let said = String::from_utf8_lossy(&way.stderr);
+    assert!(!way.status.success() && said.contains("No route to host"), "{way:?}");
+}
+
 /// Makes the switch the default gateway of machine1, and has it answer for machine2's overlay address.
 fn play_the_gateway(lab: &Lab, family: Family) -> TcpListener {
     let (flag, to) = way(family);
