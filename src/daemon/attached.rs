@@ -5,7 +5,9 @@
 //! has gone. Sessions, sockets and keys are not touched by any of this.
 
 use std::os::fd::OwnedFd;
+use std::time::Duration;
 
+use tokio::time::{Instant, sleep_until};
 use tracing::{info, warn};
 
 use super::error::Error;
@@ -18,12 +20,15 @@ use crate::sys::helper::Attacher;
 use crate::sys::netns::Namespace;
 use crate::sys::tun::Tun;
 
+/// Until the interface is made anew when that failed.
+const RETRY: Duration = Duration::from_secs(1);
+
 /// Whether the overlay interface is there.
 pub(super) enum Attached {
     /// It is.
     Yes { place: Place },
-    /// It could not be made, and will be tried again.
-    Failed { detail: String },
+    /// It could not be made, and is tried again at this time.
+    Failed { detail: String, again: Instant },
     /// The place where it is to be is not there.
     Away { detail: String },
 }
@@ -37,7 +42,7 @@ impl Attached {
     pub(super) fn detail(&self) -> &str {
         match self {
             Attached::Yes { .. } => "",
-            Attached::Failed { detail } | Attached::Away { detail } => detail,
+            Attached::Failed { detail, .. } | Attached::Away { detail } => detail,
         }
     }
 
@@ -50,7 +55,15 @@ impl Attached {
         if before.detail() != detail {
             warn!("{detail}");
         }
-        Attached::Failed { detail }
+        Attached::Failed { detail, again: Instant::now() + RETRY }
+    }
+
+    /// Waits until it is to be tried again, however often the wait is begun anew; for ever if it is not.
+    pub(super) async fn due(&self) {
+        match self {
+            Attached::Failed { again, .. } => sleep_until(*again).await,
+            _ => std::future::pending().await,
+        }
     }
 }
 
@@ -92,10 +105,7 @@ pub(super) fn at_start(
         Err(error) if error.is_lasting() || request.namespace == Namespace::Own => {
             Err(Error::Attach(error))
         }
-        Err(error) => {
-            warn!("{error}");
-            nothing(Attached::Failed { detail: error.to_string() })
-        }
+        Err(error) => nothing(Attached::failed(&Attached::away(""), error.to_string())),
     }
 }
 
@@ -163,6 +173,7 @@ impl Daemon {
                 self.keeping.hold(&attachment.tun);
                 self.plane.attach(attachment.tun);
                 self.guard = attachment.guard;
+                self.shaped = self.request.clone();
                 let place = self.request.namespace.to_string();
                 info!(interface = self.request.name, place, "overlay interface attached");
                 Attached::Yes { place: attachment.place }
@@ -172,26 +183,25 @@ impl Daemon {
         };
     }
 
-    /// Whether the interface is missing, and to be tried again.
-    pub(super) fn must_attach(&self) -> bool {
-        self.plugin.is_none() && matches!(self.attached, Attached::Failed { .. })
-    }
-
-    /// Brings the interface from what it was asked to be to what the configuration says now.
+    /// Brings the interface to what the configuration says now, also where somebody else has changed it.
     /// Without the right to do so it is what is within reach, and stays.
-    pub(super) async fn reshape(&mut self, mtu: u16) {
-        let Some(attacher) = self.rights.attacher().cloned() else { return };
-        let request = overlay::request(&self.config, mtu, self.request.namespace.clone());
-        if self.plugin.is_some() {
-            self.plugin_reshape(&request).await;
-        } else if let Attached::Yes { place } = self.attached
-            && request != self.request
-        {
-            match attacher.reconfigure(place, &self.request, &request) {
-                Ok(guard) => self.guard = guard,
-                Err(error) => warn!(%error, "overlay interface not changed as configured"),
-            }
-        }
-        self.request = request;
+    ///
+    /// # Errors
+    /// Why it is not as configured; the next call tries it again.
+    pub(super) async fn reshape(&mut self, mtu: u16) -> Result<(), String> {
+        let Some(attacher) = self.rights.attacher().cloned() else { return Ok(()) };
+        self.request = overlay::request(&self.config, mtu, self.request.namespace.clone());
+        let shaped = if self.plugin.is_some() {
+            self.plugin_reshape().await
+        } else if let Attached::Yes { place } = self.attached {
+            let shaped = attacher.reconfigure(place, &self.shaped, &self.request);
+            shaped.map_err(|error| error.to_string()).map(|guard| {
+                self.guard = guard;
+                self.shaped = self.request.clone();
+            })
+        } else {
+            Ok(())
+        };
+        shaped.inspect_err(|error| warn!(%error, "overlay interface not changed as configured"))
     }
 }

@@ -63,8 +63,6 @@ use rights::Rights;
 use stranded::Ways;
 use target::Target;
 
-/// Until the interface is made anew when that failed after it was deleted.
-const ATTACH_RETRY: Duration = Duration::from_secs(1);
 /// For how long the start waits for the addresses of names, which say what the MTU is to be.
 const FIRST_ANSWERS: Duration = Duration::from_secs(2);
 /// Initiations without an answer that make a peer count as down: 3 s after it was asked first.
@@ -130,8 +128,10 @@ struct Daemon {
     guard: Guard,
     /// Where the interface is to be.
     target: Target,
-    /// What the interface was last asked to be.
+    /// What the interface is to be.
     request: AttachRequest,
+    /// What it was last brought to.
+    shaped: AttachRequest,
     paths: Paths,
     rights: Rights,
     /// Dropped after `plane`: the TUN's last descriptor is the keeper's, which is waited for.
@@ -232,6 +232,7 @@ impl Daemon {
             attached,
             guard,
             target,
+            shaped: request.clone(),
             request,
             paths,
             rights,
@@ -305,7 +306,7 @@ impl Daemon {
                 }
                 event = Plugin::next(&mut self.plugin) => self.plugin_event(event).await,
                 state = self.target.changed(), if self.plugin.is_none() => self.follow(state).await,
-                () = tokio::time::sleep(ATTACH_RETRY), if self.must_attach() => {
+                () = self.attached.due(), if self.plugin.is_none() => {
                     self.attach_again().await;
                 }
             }
@@ -360,7 +361,8 @@ impl Daemon {
         change.endpoints = Some(addresses.endpoints);
         let mtu = self.mtu(&self.config);
         if self.plane.apply(vec![Change::Peer(change), Change::Mtu(mtu)]).await.is_ok() {
-            self.reshape(mtu).await;
+            // The log says why not.
+            let _ = self.reshape(mtu).await;
         }
     }
 

@@ -8,6 +8,7 @@
 //! Socket, keys and sessions are not touched by any of it. What is answered is decided in `plugin::Driver`;
 //! here it is done. A container that ran before this process is asked of the engine (see [`Holder`]).
 
+use std::collections::BTreeSet;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -61,8 +62,8 @@ enum Place {
     Arriving(TunWatch),
     /// It is in a container and complete.
     Inside(TunWatch, Finished),
-    /// It was deleted, and its container may still run.
-    Lost,
+    /// It was deleted, and its container may still run; tried again at this time.
+    Lost(Instant),
 }
 
 /// What is to be done.
@@ -133,8 +134,8 @@ impl Plugin {
                     sleep(LOOK).await;
                     Event::Look
                 }
-                Place::Lost => {
-                    sleep(RETRY).await;
+                Place::Lost(again) => {
+                    sleep_until(*again).await;
                     Event::Look
                 }
             }
@@ -207,6 +208,7 @@ impl Daemon {
             network,
             sandbox: Some(SandboxKey(sandbox)),
             addresses: Vec::new(),
+            routes: BTreeSet::new(),
         });
         if !plugin.is_occupied() {
             self.attach_in_container().await;
@@ -283,8 +285,7 @@ impl Daemon {
         match std::mem::replace(&mut plugin.place, Place::Nowhere) {
             Place::Arriving(watch) => {
                 let request = self.request.clone();
-                let told =
-                    plugin.driver.holder().map(|holder| holder.told(&request)).unwrap_or_default();
+                let told = plugin.driver.holder().map(Holder::told).unwrap_or_default();
                 let looked = blocking(move || {
                     let finished = attacher.finish(&watch, &request, &told);
                     Ok((watch, finished))
@@ -301,7 +302,7 @@ impl Daemon {
                     Err(error) => warn!("{error}"),
                 }
             }
-            Place::Lost => self.attach_in_container().await,
+            Place::Lost(_) => self.attach_in_container().await,
             other => plugin.place = other,
         }
     }
@@ -324,7 +325,7 @@ impl Daemon {
     pub(super) async fn plugin_tun_gone(&mut self) {
         let Some(plugin) = &mut self.plugin else { return };
         warn!(interface = self.config.interface.name, "overlay interface deleted");
-        plugin.place = Place::Lost;
+        plugin.place = Place::Lost(Instant::now() + RETRY);
         self.attach_in_container().await;
     }
 
@@ -361,34 +362,37 @@ impl Daemon {
     fn not_attached(&mut self, error: String) {
         self.attached = Attached::failed(&self.attached, error);
         if let Some(plugin) = &mut self.plugin {
-            plugin.place = Place::Lost;
+            plugin.place = Place::Lost(Instant::now() + RETRY);
         }
     }
 
     /// Brings the interface in a container to the present request.
-    pub(super) async fn plugin_reshape(&mut self, request: &AttachRequest) {
-        let Ok(attacher) = self.attacher() else { return };
-        let Some(plugin) = &mut self.plugin else { return };
-        let Place::Inside(watch, was) = std::mem::replace(&mut plugin.place, Place::Nowhere) else {
-            return;
+    ///
+    /// # Errors
+    /// Why it is not as requested; what it is stays known.
+    pub(super) async fn plugin_reshape(&mut self) -> Result<(), String> {
+        let attacher = self.attacher()?;
+        let Some(plugin) = &mut self.plugin else { return Ok(()) };
+        let (watch, was) = match std::mem::replace(&mut plugin.place, Place::Nowhere) {
+            Place::Inside(watch, was) => (watch, was),
+            // It gets the present request when it arrives, or is made again.
+            elsewhere => {
+                plugin.place = elsewhere;
+                return Ok(());
+            }
         };
-        let request = request.clone();
+        let request = self.request.clone();
         let shaped = blocking(move || {
             let shaped = attacher.reshape(&watch, &was, &request);
             Ok((watch, was, shaped))
         })
         .await;
-        match shaped {
-            Ok((watch, _, Ok(finished))) => {
-                self.guard = finished.guard;
-                plugin.place = Place::Inside(watch, finished);
-            }
-            Ok((watch, was, Err(error))) => {
-                warn!(%error, "overlay interface not changed as configured");
-                plugin.place = Place::Inside(watch, was);
-            }
-            Err(error) => warn!("{error}"),
-        }
+        let (watch, was, shaped) = shaped?;
+        let shaped = shaped.map_err(|error| error.to_string());
+        let (is, result) = shaped.map_or_else(|error| (was, Err(error)), |is| (is, Ok(())));
+        self.guard = is.guard;
+        plugin.place = Place::Inside(watch, is);
+        result
     }
 
     /// The way to the helper: with a network driver it has rights for as long as it lives.

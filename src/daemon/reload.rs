@@ -86,10 +86,13 @@ impl Daemon {
             differences.insert(0, "whole file (`wg` had set something else)".to_owned());
         }
         self.strayed = false;
-        self.take(new, mtu, attaches).await;
+        let shaped = self.take(new, mtu, attaches).await;
         self.known = known;
         let (peers, whole) = (self.config.peers.len(), running.is_some());
         info!(changes = count, peers, whole, "configuration reloaded");
+        shaped.map_err(|why| {
+            format!("reloaded, but the interface is not as configured; set this right and reload again: {why}")
+        })?;
         let warnings: Vec<_> = lacking.iter().map(|file| lacking_credential(file)).collect();
         for warning in &warnings {
             warn!("{warning}");
@@ -106,21 +109,22 @@ impl Daemon {
         Ok(Some(as_it_runs(&self.config, &view)))
     }
 
-    /// Follows what the packet loop has taken.
-    async fn take(&mut self, new: Config, mtu: u16, attaches: bool) {
+    /// Follows what the packet loop has taken; why the interface could not, if so.
+    async fn take(&mut self, new: Config, mtu: u16, attaches: bool) -> Result<(), String> {
         let elsewhere = new.interface.netns != self.config.interface.netns
             || new.docker.socket != self.config.docker.socket;
         self.config = new;
         let peers = &self.config.peers;
         self.answering.retain(|key| peers.iter().any(|peer| peer.public_key == *key));
         self.keeping.reload(&self.config, attaches);
-        self.reshape(mtu).await;
+        let shaped = self.reshape(mtu).await;
         if elsewhere && self.plugin.is_none() {
             self.target = Target::follow(&self.config, self.rights.attacher().cloned());
             let state = self.target.first().await;
             self.follow(state).await;
         }
         self.names.follow(&self.config);
+        shaped
     }
 }
 

@@ -41,24 +41,24 @@ pub struct Holder {
     pub sandbox: Option<SandboxKey>,
     /// The addresses that the engine gives it; unknown, and so empty, if it was created before this process.
     pub addresses: Vec<IpNet>,
+    /// The routes that it was told at Join; a reload may have changed the overlay since.
+    pub routes: BTreeSet<IpNet>,
 }
 
 impl Holder {
-    /// What of the overlay the engine puts into the container, beside the addresses: where that has no
-    /// IPv6 address, the engine has IPv6 switched off, and a route fails.
-    fn routes(&self, overlay: &AttachRequest) -> BTreeSet<IpNet> {
-        let ipv6 = self.addresses.iter().any(|address| address.addr().is_ipv6());
-        let mut routes = overlay.tunnel_routes();
-        routes.retain(|route| ipv6 || route.addr().is_ipv4());
-        routes
+    /// All that the engine puts into the container: addresses and routes.
+    pub fn told(&self) -> BTreeSet<IpNet> {
+        self.routes.iter().chain(&self.addresses).copied().collect()
     }
+}
 
-    /// All that the engine puts there: addresses and routes.
-    pub fn told(&self, overlay: &AttachRequest) -> BTreeSet<IpNet> {
-        let mut told = self.routes(overlay);
-        told.extend(&self.addresses);
-        told
-    }
+/// What of the overlay the engine is to put into a container, beside these addresses: where that has no
+/// IPv6 address, the engine has IPv6 switched off, and a route fails.
+fn routes(addresses: &[IpNet], overlay: &AttachRequest) -> BTreeSet<IpNet> {
+    let ipv6 = addresses.iter().any(|address| address.addr().is_ipv6());
+    let mut routes = overlay.tunnel_routes();
+    routes.retain(|route| ipv6 || route.addr().is_ipv4());
+    routes
 }
 
 /// What is to be done for an answer.
@@ -158,6 +158,7 @@ impl Driver {
             network: new.network,
             sandbox: None,
             addresses: new.addresses,
+            routes: BTreeSet::new(),
         });
         Ok(Answer::Done {})
     }
@@ -174,17 +175,18 @@ impl Driver {
         let known = self.holder.take().filter(|holder| holder.endpoint == endpoint);
         let (network, addresses) =
             known.map_or_else(Default::default, |it| (it.network, it.addresses));
-        let holder = Holder { endpoint, network, sandbox: Some(sandbox), addresses };
-        let routes = holder.routes(overlay).into_iter();
-        self.holder = Some(holder);
+        let routes = routes(&addresses, overlay);
+        let static_routes = routes.iter().copied();
+        let static_routes = static_routes
+            .map(|destination| StaticRoute { destination, route_type: CONNECTED })
+            .collect();
+        self.holder = Some(Holder { endpoint, network, sandbox: Some(sandbox), addresses, routes });
         Ok(Answer::Join {
             interface_name: InterfaceName {
                 src_name: overlay.name.clone(),
                 dst_prefix: prefix(&overlay.name),
             },
-            static_routes: routes
-                .map(|destination| StaticRoute { destination, route_type: CONNECTED })
-                .collect(),
+            static_routes,
         })
     }
 

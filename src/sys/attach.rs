@@ -182,8 +182,8 @@ pub fn make_bare(interface: &str, mtu: u16) -> Result<Tun, AttachError> {
 }
 
 /// Turns an attached interface from one request into another of the same name and namespace, touching only
-/// what differs. A prefix that is no longer asked for may be reached by other ways again, and an address that
-/// is no longer ours is guarded no longer.
+/// what differs, and what somebody else took away: setting it down costs its routes. A prefix that is no longer
+/// asked for may be reached by other ways again, and an address that is no longer ours is guarded no longer.
 ///
 /// # Errors
 ///
@@ -219,7 +219,8 @@ fn reconfigure_here(
     }
 
     let closed = (old.fail_closed_prefixes(), new.fail_closed_prefixes());
-    add_fail_closed(&mut work.kernel, interface, &(&closed.1 - &closed.0))?;
+    add_fail_closed(&mut work.kernel, interface, &closed.1)?;
+    work.netlink(|kernel| kernel.set_up(index, true))?;
 
     let routes = (old.tunnel_routes(), new.tunnel_routes());
     for prefix in &routes.1 - &routes.0 {
@@ -240,9 +241,7 @@ fn reconfigure_here(
     for prefix in &routes.0 - &routes.1 {
         work.delete_route(Route { prefix, target: RouteTarget::Interface(index) })?;
     }
-    if !gone.is_empty() {
-        work.restore(new)?;
-    }
+    work.restore(new)?;
 
     for prefix in &closed.0 - &closed.1 {
         work.delete_route(fail_closed(prefix))?;
@@ -408,9 +407,10 @@ impl Work<'_> {
         }
     }
 
-    /// Puts back what the kernel took along with a deleted address: the other addresses of its IPv4
-    /// subnet if it was their first (net/ipv4/devinet.c, `__inet_del_ifa`), and all IPv4 routes if it was
-    /// the interface's last (net/ipv4/fib_frontend.c, `fib_inetaddr_event`).
+    /// Puts back what is missing. The kernel takes along with a deleted address the other addresses of its
+    /// IPv4 subnet if it was their first (net/ipv4/devinet.c, `__inet_del_ifa`), and all IPv4 routes if it was
+    /// the interface's last (net/ipv4/fib_frontend.c, `fib_inetaddr_event`); with an interface that is set down
+    /// its routes and IPv6 addresses.
     fn restore(&mut self, request: &AttachRequest) -> Result<(), AttachError> {
         let index = self.index;
         let present = self.netlink(|kernel| kernel.addresses(index))?;

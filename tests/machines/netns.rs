@@ -152,6 +152,72 @@ fn a_process_is_followed_to_its_end() {
 
 /// It ended with exit code 1 and one line; more would be log lines.
 #[track_caller]
+/// An address that another interface has is refused, and tried again a second later.
+#[test]
+fn what_was_in_the_way_is_tried_again_also_while_somebody_asks() {
+    let lab = Lab::new(2);
+    let machine = lab.machine(1);
+    add(machine, "am");
+    machine.ip("link set out-am up");
+    machine.ip("-n am link set in-am up");
+    machine.ip("-n am addr add 10.99.0.1/24 dev in-am");
+    let (tunnel, _second) = pair(&lab, "netns = \"name:am\"");
+    wait_for("the first attempt to be over", seconds(5), || {
+        tunnel.try_status().filter(|status| !status.interface.detail.is_empty())
+    });
+    let config = tunnel.config_path().display().to_string();
+    let mut waiting =
+        machine.start(HUSHWIRE, &["wait", "--timeout", "15", "--config", config.as_str()]);
+    machine.ip("-n am addr del 10.99.0.1/24 dev in-am");
+    let (ended, time) = wait_for("hushwire wait to end", seconds(20), || waiting.ended());
+    assert!(ended.success(), "{ended}:\n{}", waiting.log());
+    println!("hushwire wait has seen it {time:.1?} after nothing was in the way");
+}
+
+/// Runs `hushwire reload`, and says how it ended and what it said.
+fn reload(tunnel: &Tunnel<'_>) -> (bool, String) {
+    let output = tunnel.hushwire("reload", &[]);
+    let said = [output.stdout, output.stderr].concat();
+    (output.status.success(), String::from_utf8_lossy(&said).into_owned())
+}
+
+#[test]
+fn a_reload_that_the_interface_could_not_follow_fails_and_the_next_one_mends_it() {
+    let lab = Lab::new(2);
+    let machine = lab.machine(1);
+    add(machine, "am");
+    machine.ip("-n am link set in-am up");
+    let identities = Identity::all(4, Family::V4, &[Family::V4]);
+    let head = "[interface]\nnetns = \"name:am\"";
+    let two = shared_file(head, &identities[..2]);
+    let mut tunnel = Tunnel::start(machine, &identities[0], &two);
+    let second = shared_file("", &identities);
+    let mut second = Tunnel::start(lab.machine(2), &identities[1], &second);
+    tunnel.wait_until_attached();
+    second.wait_until_attached();
+
+    machine.ip("-n am route add 10.99.0.3/32 dev in-am");
+    tunnel.write_config(&shared_file(head, &identities));
+    let (done, said) = reload(&tunnel);
+    assert!(!done && said.contains("10.99.0.3/32") && said.contains("reload again"), "{said}");
+    assert!(!reload(&tunnel).0, "it is still in the way");
+    machine.ip("-n am route del 10.99.0.3/32 dev in-am");
+    let (done, said) = reload(&tunnel);
+    assert!(done, "{said}");
+    let routes = || machine.ip("-n am -4 route show dev hush0");
+    for number in 2..=4 {
+        assert!(routes().contains(&overlay(number, Family::V4)), "{}", routes());
+    }
+
+    // Nothing differs in the file, but in the namespace.
+    machine.ip("-n am link set hush0 down");
+    machine.ip("-n am link set hush0 up");
+    assert_eq!(routes().trim(), "");
+    let (done, said) = reload(&tunnel);
+    assert!(done, "{said}");
+    ping(machine, "am");
+}
+
 fn assert_refused(output: &Output, beginning: &str) {
     let text = String::from_utf8_lossy(&output.stderr).into_owned();
     let errors: Vec<_> = text.lines().filter(|line| line.starts_with("hushwire: ")).collect();

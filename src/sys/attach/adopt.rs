@@ -50,9 +50,6 @@ pub(super) fn adopt_here(
     let mut work = Work { kernel, interface, index };
     // It may come from another version. The queue keeps what is in it.
     work.prepare(request.mtu)?;
-    if !sight.up {
-        work.netlink(|kernel| kernel.set_up(index, true))?;
-    }
     let routes = work.netlink(|kernel| kernel.routes(index))?;
     let present = AttachRequest {
         namespace: request.namespace.clone(),
@@ -62,7 +59,5 @@ pub(super) fn adopt_here(
         mtu: request.mtu,
     };
     let guard = reconfigure_here(index, &present, request)?;
-    // What the kernel took along with an address, and what somebody else took away.
-    work.restore(request)?;
     Ok(Attachment { tun, place: Place { namespace, index }, guard })
 }

@@ -103,7 +103,8 @@ pub fn finish(
             name: sight.name.clone(),
             addresses: sight.addresses,
             routes,
-            mtu: request.mtu,
+            // Of the request before, perhaps; none that does not fit is ever asked for.
+            mtu: u16::try_from(sight.mtu).unwrap_or_default(),
         };
         let wanted = AttachRequest { name: sight.name, ..request.clone() };
         let (guard, request) = with_ipv6_if_there(&wanted, |wanted| {
