@@ -183,6 +183,14 @@ impl Daemon {
         };
     }
 
+    /// The index of the interface where nobody has the right to bring it back.
+    pub(super) fn beyond_reach(&self) -> Option<u32> {
+        match self.attached {
+            Attached::Yes { place } if self.rights.attacher().is_none() => Some(place.index),
+            _ => None,
+        }
+    }
+
     /// Brings the interface to what the configuration says now, also where somebody else has changed it.
     /// Without the right to do so it is what is within reach, and stays.
     ///

@@ -25,6 +25,8 @@ pub enum Error {
     Sandbox(SandboxError),
     /// The overlay interface of this name is gone, and so is the right to make it anew.
     InterfaceGone(String),
+    /// Somebody set the overlay interface of this name down, and the right to put back its routes is given up.
+    InterfaceDown(String),
     /// Somebody took some of the guard away, and so is the right to put it in again; this is left.
     GuardGone(Guard),
     /// The process that has the rights to follow a container was killed.
@@ -57,6 +59,12 @@ impl fmt::Display for Error {
                 "interface {name}: deleted by somebody; hushwire has given up the right to make it anew, so \
                  that it ends and its supervisor has to start it again (systemd: Restart=on-failure; \
                  Docker: --restart unless-stopped)"
+            ),
+            Error::InterfaceDown(name) => write!(
+                f,
+                "interface {name}: set down by somebody, which takes its routes away for good; hushwire has \
+                 given up the right to put them back, so that it ends and its supervisor has to start it \
+                 again (systemd: Restart=on-failure; Docker: --restart unless-stopped)"
             ),
             Error::GuardGone(left) => write!(
                 f,

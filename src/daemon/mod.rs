@@ -15,6 +15,7 @@ mod error;
 mod follow;
 mod guarding;
 mod keeper;
+mod lowered;
 mod names;
 mod overlay;
 mod plugin;
@@ -57,6 +58,7 @@ use clock::Clock;
 use control::{PREDECESSOR_PATIENCE, PREDECESSOR_POLL};
 use guarding::Guarding;
 use keeper::Keeping;
+use lowered::Lowered;
 use names::{Names, Resolved};
 use plugin::Plugin;
 use rights::Rights;
@@ -113,6 +115,7 @@ struct Inputs {
     resolved: mpsc::UnboundedReceiver<Resolved>,
     carrier: Carrier,
     ways: Ways,
+    lowered: Lowered,
     guarding: Guarding,
     signals: Signals,
 }
@@ -264,7 +267,8 @@ impl Daemon {
             }
         );
         let (carrier, ways) = (Carrier::watch(), Ways::watch());
-        Ok((daemon, Inputs { notices, calls, resolved, carrier, ways, guarding, signals }))
+        let lowered = Lowered::watch(daemon.beyond_reach());
+        Ok((daemon, Inputs { notices, calls, resolved, carrier, ways, lowered, guarding, signals }))
     }
 
     async fn run(mut self, mut inputs: Inputs) -> Result<(), Error> {
@@ -293,6 +297,9 @@ impl Daemon {
                     None => return Err(Error::PacketLoop),
                 },
                 interface = inputs.ways.end() => return Err(Error::Stranded(interface)),
+                () = inputs.lowered.down() => {
+                    return Err(Error::InterfaceDown(self.config.interface.name));
+                }
                 guard = inputs.guarding.changed() => self.guard_changed(guard)?,
                 () = inputs.carrier.back() => {
                     // A loop that has ended is noticed by its notices.

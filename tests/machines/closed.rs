@@ -29,14 +29,21 @@ enum Accident {
     Deleted,
     /// The same while hushwire is stopped, so that it stays away.
     DeletedForLong,
+    /// Somebody sets it down, which takes its routes away; hushwire ends, and its supervisor starts it again.
+    Lowered,
     /// Somebody moves it into another network namespace.
     Moved,
     /// hushwire gets `kill -9`, and no keeper is there.
     Killed,
 }
 
-const ACCIDENTS: [Accident; 4] =
-    [Accident::Deleted, Accident::DeletedForLong, Accident::Moved, Accident::Killed];
+const ACCIDENTS: [Accident; 5] = [
+    Accident::Deleted,
+    Accident::DeletedForLong,
+    Accident::Lowered,
+    Accident::Moved,
+    Accident::Killed,
+];
 
 #[test]
 fn no_gossip_leaves_in_clear_when_an_ipv4_overlay_goes() {
@@ -79,7 +86,7 @@ fn nothing_leaves(family: Family) {
         assert!(gateway.accept().is_err(), "{accident:?}: the gateway has a connection");
         let back = Instant::now();
         match accident {
-            Accident::Deleted => {}
+            Accident::Deleted | Accident::Lowered => {}
             Accident::DeletedForLong => {
                 tunnels[0].process().signal(Signal::SIGCONT);
                 play_the_supervisor(&mut tunnels[0]);
@@ -165,6 +172,11 @@ fn happen(accident: Accident, lab: &Lab, tunnel: &mut Tunnel<'_>) {
         Accident::DeletedForLong => {
             tunnel.process().signal(Signal::SIGSTOP);
             machine.ip("link del hush0");
+        }
+        Accident::Lowered => {
+            machine.ip("link set hush0 down");
+            machine.ip("link set hush0 up");
+            play_the_supervisor(tunnel);
         }
         Accident::Moved => {
             machine.ip(&format!("link set hush0 netns {}", lab.switch.pid()));
