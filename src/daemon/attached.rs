@@ -14,6 +14,7 @@ use super::error::Error;
 use super::service::Service;
 use super::target::State;
 use super::{Daemon, overlay};
+use crate::sys::attach::sandbox::Finished;
 use crate::sys::attach::{AttachRequest, Attachment, Place};
 use crate::sys::guard::Guard;
 use crate::sys::helper::Attacher;
@@ -68,7 +69,8 @@ impl Attached {
 }
 
 /// Attaches at the start, with what the process before has left, if the place is there; the request gets to
-/// know it.
+/// know it. What was left is taken over where it is while nobody says which place that should be: a container
+/// does not end because its engine is away.
 ///
 /// # Errors
 ///
@@ -88,8 +90,14 @@ pub(super) fn at_start(
             warn!("detached: {why}");
             return nothing(Attached::away(why));
         }
-        State::Looking => {
-            return nothing(Attached::away("the container engine has not answered yet"));
+        State::Unknown(why) => {
+            let found = kept.and_then(|tun| attacher.adopt_there(tun, request).ok());
+            let Some((tun, Finished { place, guard, .. })) = found else {
+                warn!("detached: {why}");
+                return nothing(Attached::away(why));
+            };
+            warn!("overlay interface taken over where the hushwire before had it: {why}");
+            return Ok((Some(tun), Attached::Yes { place }, guard));
         }
     }
     let attachment = match kept.and_then(|tun| adopt(attacher, tun, request)) {
@@ -130,7 +138,8 @@ impl Daemon {
     /// Goes where the target is, or waits for it.
     pub(super) async fn follow(&mut self, state: State) {
         match state {
-            State::Looking => {}
+            // What we are in stays as it is.
+            State::Unknown(_) if self.attached.is_attached() => {}
             State::Here { namespace, id } => {
                 if matches!(self.attached, Attached::Yes { place } if place.namespace == id) {
                     self.request.namespace = namespace;
@@ -140,7 +149,7 @@ impl Daemon {
                 self.request.namespace = namespace;
                 self.attach_again().await;
             }
-            State::Away { why, .. } => {
+            State::Away { why, .. } | State::Unknown(why) => {
                 self.detach();
                 let attached = Attached::away(&why);
                 if self.attached.detail() != attached.detail() {

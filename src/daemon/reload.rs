@@ -13,7 +13,7 @@ use std::path::Path;
 use ipnet::IpNet;
 use tracing::{error, info, warn};
 
-use super::target::Target;
+use super::target::{State, Target};
 use super::{Daemon, overlay, report, rights};
 use crate::config::{self, Again, Config, Interface, Peer};
 use crate::dataplane::{Ended, View};
@@ -121,6 +121,10 @@ impl Daemon {
         if elsewhere && self.plugin.is_none() {
             self.target = Target::follow(&self.config, self.rights.attacher().cloned());
             let state = self.target.first().await;
+            if matches!(state, State::Unknown(_)) {
+                // Where it is now is what nobody wants any more.
+                self.detach();
+            }
             self.follow(state).await;
         }
         self.names.follow(&self.config);

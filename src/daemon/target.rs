@@ -30,11 +30,12 @@ const LOOK_INTERVAL: Duration = Duration::from_millis(500);
 /// How long the start waits to hear where the interface is to be; it goes on without.
 const FIRST_PATIENCE: Duration = Duration::from_secs(1);
 
+/// Said until there is something to say.
+const NO_ANSWER: &str = "the container engine has not answered yet";
+
 /// What is known of the place.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum State {
-    /// Nothing yet.
-    Looking,
     /// It is there.
     Here {
         /// How to enter it.
@@ -42,6 +43,8 @@ pub(super) enum State {
         /// Which one it is: another may have come to the same path.
         id: Id,
     },
+    /// Whom to ask does not answer, for this reason: it may be there or not.
+    Unknown(String),
     /// It is not there.
     Away {
         /// Why, and what to do.
@@ -78,7 +81,7 @@ pub(super) struct Target {
 impl Target {
     /// Begins to follow what the configuration says. Runs inside a tokio runtime.
     pub(super) fn follow(config: &Config, attacher: Option<Attacher>) -> Self {
-        let (sender, states) = watch::channel(State::Looking);
+        let (sender, states) = watch::channel(State::Unknown(NO_ANSWER.to_owned()));
         let netns = config.interface.netns.clone();
         let engine = Engine::new(config.docker.socket.clone());
         let task = tokio::spawn(async move {
@@ -95,10 +98,9 @@ impl Target {
         Self { states, task: task.abort_handle() }
     }
 
-    /// The first that is known.
+    /// The first that there is to say.
     pub(super) async fn first(&mut self) -> State {
-        let known = self.states.wait_for(|state| *state != State::Looking);
-        let _ = timeout(FIRST_PATIENCE, known).await;
+        let _ = timeout(FIRST_PATIENCE, self.states.changed()).await;
         self.states.borrow_and_update().clone()
     }
 

@@ -62,8 +62,17 @@ fn hushwire_comes_before_the_engine_and_outlives_it() {
         end(&mut docker);
         let net = format!("--net=/proc/{pid}/ns/net");
         let other = overlay(2, Family::V4);
-        lab.machine(1).run("nsenter", &[&net, "ping", "-c", "3", "-i", "0.2", "-W", "5", &other]);
+        let pings = || {
+            let three = [&net, "ping", "-c", "3", "-i", "0.2", "-W", "5", &other];
+            lab.machine(1).run("nsenter", &three)
+        };
+        pings();
         assert!(tunnel.status().interface.attached, "{:?}", tunnel.status().interface.detail);
+        // A hushwire that is started meanwhile finds its interface by what the one before has left.
+        tunnel.kill();
+        tunnel.restart();
+        tunnel.wait_until_attached();
+        pings();
         docker.start_engine();
         assert_eq!(docker.pid("am"), Some(pid));
         ping(&docker, "am");

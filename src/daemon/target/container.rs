@@ -132,13 +132,10 @@ impl Follower {
     /// Called when the engine is gone.
     fn lost(&self, error: &EngineError) {
         debug!(%error, "the container engine is asked again");
-        if self.running.is_none() {
-            let ended = if self.ended {
-                format!("{} is not running; ", self.what())
-            } else {
-                String::new()
-            };
-            tell(&self.states, State::away(format!("{ended}{error}")));
+        if self.ended {
+            tell(&self.states, State::away(format!("{} is not running; {error}", self.what())));
+        } else if self.running.is_none() {
+            tell(&self.states, State::Unknown(error.to_string()));
         }
     }
 
