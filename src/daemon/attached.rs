@@ -192,6 +192,16 @@ impl Daemon {
         };
     }
 
+    /// Brings an interface back that somebody has set down, where there is a helper to do it.
+    pub(super) async fn tun_down(&mut self) {
+        if self.rights.attacher().is_some() && self.attached.is_attached() {
+            let interface = &self.config.interface.name;
+            warn!(interface, "overlay interface set down by somebody; it is brought back");
+            // The log says why not.
+            let _ = self.reshape(self.request.mtu).await;
+        }
+    }
+
     /// The index of the interface where nobody has the right to bring it back.
     pub(super) fn beyond_reach(&self) -> Option<u32> {
         match self.attached {

@@ -147,6 +147,8 @@ impl BareDevice {
                     Some(Notice::Peer(Event::Established { peer, endpoint })) => {
                         info!(%peer, %endpoint, "peer up");
                     }
+                    // Who owns the interface sets it up and down.
+                    Some(Notice::TunDown) => {}
                     // It has no filter.
                     Some(Notice::Peer(Event::Unanswered { .. } | Event::Filtered { .. })) => {}
                     None => return Err(Error::PacketLoop),

@@ -2,8 +2,8 @@
 //!
 //! The kernel takes its routes and its IPv6 addresses along, and does not give them back when it is set up
 //! again: the overlay would stay dead, with peers that answer. So the daemon ends with an error, as for an
-//! interface that is deleted, and its supervisor starts it anew. Where there is a helper, that is in another
-//! namespace, and a reload puts back what is missing. Called by the daemon's loop.
+//! interface that is deleted, and its supervisor starts it anew. Where there is a helper, the packet loop finds
+//! it down by a packet that it cannot write. Called by the daemon's loop.
 
 use std::future::pending;
 use std::time::Duration;

@@ -293,6 +293,7 @@ impl Daemon {
                         }
                         self.attach_again().await;
                     }
+                    Some(Notice::TunDown) => self.tun_down().await,
                     // The loop ends before we tell it to only by a bug; stay up without packets never.
                     None => return Err(Error::PacketLoop),
                 },

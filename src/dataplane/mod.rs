@@ -80,6 +80,8 @@ pub enum Notice {
     Peer(Event),
     /// The TUN was deleted by somebody; the loop goes on without one.
     TunGone,
+    /// The TUN is down, and a packet was dropped by that. Told once a second at most.
+    TunDown,
 }
 
 /// The device with what the loop knows of its socket.

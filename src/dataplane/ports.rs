@@ -20,6 +20,9 @@ pub(super) const OVERLAY: u32 = Epoll::NUMBERS - 2;
 pub(super) const CONTROL_PLANE: u32 = Epoll::NUMBERS - 1;
 const _: () = assert!(SOCKETS <= OVERLAY as usize);
 
+/// How often the control plane hears, at most, that the TUN is down.
+const DOWN_INTERVAL: Duration = Duration::from_secs(1);
+
 /// Where packets come from and go to, and who hears what happened.
 pub(super) struct Ports {
     udp: Udp,
@@ -29,6 +32,8 @@ pub(super) struct Ports {
     epoll: Epoll,
     /// A packet was written to the overlay.
     has_written: bool,
+    /// When the control plane was last told that the TUN is down.
+    told_down: Option<Instant>,
 }
 
 impl Ports {
@@ -41,7 +46,14 @@ impl Ports {
     ) -> io::Result<Self> {
         let epoll = Epoll::new()?;
         epoll.add(waker.as_fd(), CONTROL_PLANE)?;
-        let mut ports = Self { udp: Udp::closed(0), tun: None, notices, epoll, has_written: false };
+        let mut ports = Self {
+            udp: Udp::closed(0),
+            tun: None,
+            notices,
+            epoll,
+            has_written: false,
+            told_down: None,
+        };
         ports.set_udp(udp)?;
         ports.set_tun(tun)?;
         Ok(ports)
@@ -103,18 +115,31 @@ impl Ports {
             }
         }
         while let Some(packet) = device.poll_packet() {
-            let written = self
-                .tun
-                .as_ref()
-                .is_some_and(|tun| tun.send(&packet.header, packet.parts()).is_ok());
-            self.has_written |= written;
-            if !written {
-                let packets = packet.packets();
-                device.packets_failed(packets);
+            let tun = self.tun.as_ref();
+            match tun.map(|tun| tun.send(&packet.header, packet.parts())) {
+                Some(Ok(())) => self.has_written = true,
+                failed => {
+                    let packets = packet.packets();
+                    device.packets_failed(packets);
+                    if let Some(Err(error)) = failed {
+                        self.not_written(now, &error);
+                    }
+                }
             }
         }
         while let Some(event) = device.poll_event() {
             self.notify(Notice::Peer(event));
+        }
+    }
+
+    #[cold]
+    fn not_written(&mut self, now: Instant, error: &io::Error) {
+        trace!(%error, "TUN write failed");
+        let is_down = error.raw_os_error() == Some(libc::EIO);
+        let is_news = self.told_down.is_none_or(|told| now >= told + DOWN_INTERVAL);
+        if is_down && is_news {
+            self.told_down = Some(now);
+            self.notify(Notice::TunDown);
         }
     }
 

@@ -209,6 +209,13 @@ fn a_reload_that_the_interface_could_not_follow_fails_and_the_next_one_mends_it(
         assert!(routes().contains(&overlay(number, Family::V4)), "{}", routes());
     }
 
+    // Set down, it is brought back once a packet comes for it.
+    machine.ip("-n am link set hush0 down");
+    let other = overlay(1, Family::V4);
+    wait_for("an answer through it", seconds(10), || {
+        let ping = ["-c", "1", "-W", "1", &other];
+        lab.machine(2).attempt("ping", &ping).status.success().then_some(())
+    });
     // Nothing differs in the file, but in the namespace.
     machine.ip("-n am link set hush0 down");
     machine.ip("-n am link set hush0 up");
