@@ -3,7 +3,8 @@
 #
 # The program goes to target/image/hushwire, beside its Dockerfile: a build context of one file. Nothing is
 # downloaded but crates that are missing; names are resolved by glibc's own files and DNS (2.34 and later),
-# without any shared library. Its relocations are packed (RELR) where glibc can unpack them.
+# without any shared library. Its relocations are packed (RELR) where glibc can unpack them. The index of
+# the tables for unwinding is left out: nothing unwinds, and a panic tells its file and line.
 set -euo pipefail
 
 readonly USAGE='usage: scripts/image.sh [--engine docker|podman] [NAME[:TAG]]
@@ -27,7 +28,7 @@ main() {
   triple=$(rustc -vV | sed -n 's/^host: //p')
   # The program relocates itself by the code of the glibc that it is built with. From 2.36 on that reads packed
   # relocations; with an older one they would stay as they are, and the program would crash.
-  local flags='-C target-feature=+crt-static'
+  local flags='-C target-feature=+crt-static -C link-arg=-Wl,--no-eh-frame-hdr'
   if printf '%s\n' 'glibc 2.36' "$(getconf GNU_LIBC_VERSION)" | sort --version-sort --check=quiet; then
     flags+=' -C link-arg=-Wl,-z,pack-relative-relocs'
   fi
