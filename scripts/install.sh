@@ -26,15 +26,24 @@ readonly FILES='
   config/alertmanager-netns.service   share/doc/hushwire/examples/alertmanager-netns.service   644'
 
 main() {
+  local what=put
+  case "$# ${1-}" in
+    '0 ') ;;
+    '1 --remove') what=take_away ;;
+    '1 --help' | '1 -h')
+      echo "$USAGE"
+      exit
+      ;;
+    *)
+      echo "$USAGE" >&2
+      exit 2
+      ;;
+  esac
   cd "$(dirname "${BASH_SOURCE[0]}")/.."
   prefix=${PREFIX:-/usr/local}
   place=${DESTDIR-}$prefix
   binary=${BINARY:-target/release/hushwire}
-  case "${1-}" in
-    '') put ;;
-    --remove) take_away ;;
-    *) echo "$USAGE" >&2 && exit 2 ;;
-  esac
+  "$what"
 }
 
 put() {

@@ -138,30 +138,83 @@ fn installer_and_package_put_the_same_files_in_the_same_places() {
     assert_eq!(files, assets.collect());
 }
 
+/// A tree to install into, and how the installer is run for it.
+struct Tree(PathBuf);
+
+impl Tree {
+    fn new(name: &str) -> Self {
+        let name = format!("hushwire-install-{name}-{}", std::process::id());
+        let path = std::env::temp_dir().join(name);
+        fs::create_dir(&path).unwrap();
+        Self(path)
+    }
+
+    /// Everything in it of this type, as find(1) calls it, below its root.
+    fn all(&self, kind: &str) -> Vec<String> {
+        let mut find = Command::new("find");
+        find.arg(&self.0).args(["-mindepth", "1", "-type", kind, "-printf", "%m %P\n"]);
+        let found = String::from_utf8(find.output().unwrap().stdout).unwrap();
+        found.lines().map(str::to_owned).collect()
+    }
+
+    /// The installer, in the directory of the sources.
+    fn installer(&self, prefix: &str, arguments: &[&str]) -> Command {
+        let sources = env!("CARGO_MANIFEST_DIR");
+        let mut command = Command::new(format!("{sources}/scripts/install.sh"));
+        command.args(arguments).current_dir(sources);
+        command.env("DESTDIR", &self.0).env("PREFIX", prefix);
+        command.env("BINARY", env!("CARGO_BIN_EXE_hushwire"));
+        command
+    }
+}
+
+impl Drop for Tree {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+#[track_caller]
+fn run(mut command: Command) {
+    let output = command.output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+}
+
 #[test]
 fn installer_takes_away_what_it_has_put_in_place() {
-    let root = std::env::temp_dir().join(format!("hushwire-install-{}", std::process::id()));
     for prefix in ["/usr", "/opt/hushwire"] {
-        let install = |arguments: &[&str]| {
-            let mut command = Command::new("scripts/install.sh");
-            command.args(arguments).env("DESTDIR", &root).env("PREFIX", prefix);
-            command.env("BINARY", env!("CARGO_BIN_EXE_hushwire"));
-            let output = command.current_dir(env!("CARGO_MANIFEST_DIR")).output().unwrap();
-            assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-        };
-        let files = || {
-            let output = Command::new("find").arg(&root).args(["-type", "f"]).output().unwrap();
-            String::from_utf8(output.stdout).unwrap().lines().count()
-        };
-        install(&[]);
-        let place = root.join(prefix.trim_start_matches('/'));
+        let tree = Tree::new("remove");
+        run(tree.installer(prefix, &[]));
+        let place = tree.0.join(prefix.trim_start_matches('/'));
         let unit = fs::read_to_string(place.join("lib/systemd/system/hushwire@.service")).unwrap();
         assert!(unit.contains(&format!("\nExecStart={prefix}/bin/hushwire up")), "{unit}");
         let version = Command::new(place.join("bin/hushwire")).arg("--version").output().unwrap();
         assert!(version.status.success());
-        assert_eq!(files(), 13);
-        install(&["--remove"]);
-        assert_eq!(files(), 0);
+        assert_eq!(tree.all("f").len(), 13);
+        run(tree.installer(prefix, &["--remove"]));
+        assert_eq!(tree.all("f"), Vec::<String>::new());
     }
-    fs::remove_dir_all(root).unwrap();
+}
+
+/// `--remove --dry-run` removed.
+#[test]
+fn installer_does_nothing_with_arguments_that_it_does_not_know() {
+    let tree = Tree::new("arguments");
+    run(tree.installer("/usr", &[]));
+    for (arguments, code) in [
+        (&["--remove", "--dry-run"][..], 2),
+        (&["--dry-run"], 2),
+        (&[""], 2),
+        (&["--help", "--remove"], 2),
+        (&["--help"], 0),
+    ] {
+        let output = tree.installer("/usr", arguments).output().unwrap();
+        assert_eq!(output.status.code(), Some(code), "{arguments:?}");
+        let (said, silent) = match code {
+            0 => (output.stdout, output.stderr),
+            _ => (output.stderr, output.stdout),
+        };
+        assert!(said.starts_with(b"usage: ") && silent.is_empty(), "{arguments:?}");
+        assert_eq!(tree.all("f").len(), 13, "{arguments:?}");
+    }
 }
