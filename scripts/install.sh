@@ -7,7 +7,8 @@ set -euo pipefail
 
 readonly USAGE='usage: [DESTDIR=DIR] [PREFIX=/usr/local] [BINARY=target/release/hushwire] scripts/install.sh [--remove]
   --remove  stops hushwire and takes away what this has put in place
-  DESTDIR   a tree to install into, for packagers; no service is touched then'
+  DESTDIR   a tree to install into, for packagers; no service is touched then
+Relative paths count from the current directory; without BINARY, it is the one that was built here.'
 
 # File, where it goes below PREFIX, mode. Cargo.toml has the same for the package; tests/manual.rs compares.
 readonly FILES='
@@ -39,11 +40,21 @@ main() {
       exit 2
       ;;
   esac
+  root=$(absolute "${DESTDIR-}")
+  prefix=$(absolute "${PREFIX:-/usr/local}")
+  place=$root$prefix
+  binary=$(absolute "${BINARY-}")
   cd "$(dirname "${BASH_SOURCE[0]}")/.."
-  prefix=${PREFIX:-/usr/local}
-  place=${DESTDIR-}$prefix
-  binary=${BINARY:-target/release/hushwire}
+  binary=${binary:-target/release/hushwire}
   "$what"
+}
+
+# What is empty stays so.
+absolute() {
+  case "$1" in
+    '' | /*) echo "$1" ;;
+    *) echo "$PWD/$1" ;;
+  esac
 }
 
 put() {
@@ -86,7 +97,7 @@ take_away() {
 }
 
 systemd_runs() {
-  [[ -z ${DESTDIR-} && -d /run/systemd/system ]]
+  [[ -z $root && -d /run/systemd/system ]]
 }
 
 main "$@"

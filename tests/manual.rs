@@ -218,3 +218,25 @@ fn installer_does_nothing_with_arguments_that_it_does_not_know() {
         assert_eq!(tree.all("f").len(), 13, "{arguments:?}");
     }
 }
+
+/// They counted from the directory of the sources.
+#[test]
+fn installer_counts_relative_paths_from_where_it_is_called() {
+    let tree = Tree::new("relative");
+    fs::copy(env!("CARGO_BIN_EXE_hushwire"), tree.0.join("built")).unwrap();
+    let relative = |prefix, arguments: &[&str]| {
+        let mut command = tree.installer(prefix, arguments);
+        command.current_dir(&tree.0).env("DESTDIR", "stage").env("BINARY", "built");
+        command
+    };
+    run(relative("/usr", &[]));
+    assert!(tree.0.join("stage/usr/bin/hushwire").is_file());
+    run(relative("/usr", &["--remove"]));
+    assert_eq!(tree.all("f").len(), 1);
+
+    run(relative("own", &[]));
+    let prefix = tree.0.join("own");
+    let place = tree.0.join("stage").join(prefix.strip_prefix("/").unwrap());
+    let unit = fs::read_to_string(place.join("lib/systemd/system/hushwire.service")).unwrap();
+    assert!(unit.contains(&format!("\nExecStart={}/bin/hushwire up", prefix.display())), "{unit}");
+}
