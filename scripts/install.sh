@@ -46,6 +46,8 @@ main() {
   binary=$(absolute "${BINARY-}")
   cd "$(dirname "${BASH_SOURCE[0]}")/.."
   binary=${binary:-target/release/hushwire}
+  # Everybody may run it, and the unit's user is not root.
+  umask 022
   "$what"
 }
 

@@ -240,3 +240,18 @@ fn installer_counts_relative_paths_from_where_it_is_called() {
     let unit = fs::read_to_string(place.join("lib/systemd/system/hushwire.service")).unwrap();
     assert!(unit.contains(&format!("\nExecStart={}/bin/hushwire up", prefix.display())), "{unit}");
 }
+
+/// zsh found no completions in a directory that only root could read.
+#[test]
+fn installer_makes_directories_for_everybody_whatever_the_umask() {
+    let tree = Tree::new("umask");
+    let installer = tree.installer("/usr/local", &[]);
+    let mut command = Command::new("sh");
+    command.args(["-c", "umask 077; exec \"$0\""]).arg(installer.get_program());
+    command.current_dir(installer.get_current_dir().unwrap());
+    command.envs(installer.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    run(command);
+    let closed: Vec<_> =
+        tree.all("d").into_iter().filter(|found| !found.starts_with("755 ")).collect();
+    assert_eq!(closed, Vec::<String>::new());
+}
