@@ -86,16 +86,36 @@ take_away() {
     systemctl disable --now --quiet hushwire.service 2>/dev/null || true
     systemctl stop 'hushwire@*.service' 2>/dev/null || true
   fi
+  # No pattern disables the instances.
+  rm -f "$root"/etc/systemd/system/*.wants/hushwire{,@*}.service
   local file to mode
   while read -r file to mode; do
     [[ -n $file ]] || continue
     rm -f "$place/$to"
   done <<<"$FILES"
   rm -f "$place/share/zsh/site-functions/_hushwire"
+  # A prefix of our own goes as well. Others may count on the directories of a shared one, also on empty ones.
+  if [[ ${place##*/} == hushwire && -d $place ]]; then
+    # shellcheck disable=SC2046 # the directories are words
+    (cd "$place" && rmdir -p $(directories)) 2>/dev/null || true
+    rmdir "$place" 2>/dev/null || true
+  fi
   local directory=$place/share/doc/hushwire
   rmdir "$directory"/examples/{hushwire,alertmanager}.service.d "$directory"/{examples,} 2>/dev/null || true
-  systemd_runs && systemctl daemon-reload
+  if systemd_runs; then
+    systemctl daemon-reload
+    systemctl reset-failed hushwire.service 'hushwire@*.service' 2>/dev/null || true
+  fi
   echo "removed from $place; /etc/hushwire stays"
+}
+
+# Those of the files, below PREFIX.
+directories() {
+  local file to mode
+  while read -r file to mode; do
+    [[ -z $file ]] || echo "${to%/*}"
+  done <<<"$FILES"
+  echo share/zsh/site-functions
 }
 
 systemd_runs() {

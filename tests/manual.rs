@@ -191,8 +191,19 @@ fn installer_takes_away_what_it_has_put_in_place() {
         let version = Command::new(place.join("bin/hushwire")).arg("--version").output().unwrap();
         assert!(version.status.success());
         assert_eq!(tree.all("f").len(), 13);
+        // As `systemctl enable` makes them, and one of somebody else.
+        let wants = tree.0.join("etc/systemd/system/multi-user.target.wants");
+        fs::create_dir_all(&wants).unwrap();
+        for unit in ["hushwire.service", "hushwire@office.service", "other.service"] {
+            std::os::unix::fs::symlink("/nowhere", wants.join(unit)).unwrap();
+        }
         run(tree.installer(prefix, &["--remove"]));
         assert_eq!(tree.all("f"), Vec::<String>::new());
+        let links = tree.all("l");
+        assert!(links.len() == 1 && links[0].ends_with("/other.service"), "{links:?}");
+        let ours: Vec<_> =
+            tree.all("d").into_iter().filter(|name| name.contains("hushwire")).collect();
+        assert_eq!(ours, Vec::<String>::new());
     }
 }
 
