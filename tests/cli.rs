@@ -206,6 +206,35 @@ fn init_writes_a_key_and_prints_its_block() {
     assert_eq!(std::fs::read(&key_file).unwrap(), key);
 }
 
+/// The unit's user could not read the configuration in a directory of root's alone.
+#[test]
+fn init_makes_directories_for_everybody_and_leaves_those_that_are_there() {
+    let scratch = Scratch::new("init-umask");
+    let mode =
+        |name: &str| std::fs::metadata(scratch.path(name)).unwrap().permissions().mode() & 0o7777;
+    std::fs::create_dir(scratch.path("there")).unwrap();
+    let closed = std::fs::Permissions::from_mode(0o700);
+    std::fs::set_permissions(scratch.path("there"), closed).unwrap();
+    for file in ["there/new/directory/hushwire.toml", "bare/hushwire.toml"] {
+        let output = Command::new("sh")
+            .args(["-c", "umask 077; exec \"$0\" \"$@\"", env!("CARGO_BIN_EXE_hushwire")])
+            .args(["init", "--name", "machine1", "--address", "10.99.0.1", "--config", file])
+            .current_dir(&scratch.0)
+            .output()
+            .unwrap();
+        assert_code(&output, 0);
+    }
+    for (name, expected) in [
+        ("there", 0o700),
+        ("there/new", 0o755),
+        ("there/new/directory", 0o755),
+        ("there/new/directory/private.key", 0o600),
+        ("bare", 0o755),
+    ] {
+        assert_eq!(mode(name), expected, "{name}");
+    }
+}
+
 /// The blocks of all machines go into one file, in which a section may stand once.
 #[test]
 fn init_leaves_the_filter_out_where_the_file_has_it() {

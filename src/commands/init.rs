@@ -3,7 +3,9 @@
 //! All or nothing: a key is left behind only if the whole of it is on the disk and its block was
 //! printed. A key that is there already is this machine's identity and is never touched.
 
-use std::io::Write;
+use std::fs::Permissions;
+use std::io::{self, Write};
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 use super::keyfile::{KeyFile, NotWritten};
@@ -18,7 +20,7 @@ pub(super) fn run(arguments: &Init, out: &mut dyn Write) -> Result<(), Failure> 
     // A bare file name has the empty path for its parent.
     let directory =
         config.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    std::fs::create_dir_all(directory).map_err(|error| {
+    make_for_all(directory).map_err(|error| {
         Failure::failed(format_args!(
             "cannot make the directory {}: {error}; run this as root, or name another place with \
              --config",
@@ -40,6 +42,22 @@ pub(super) fn run(arguments: &Init, out: &mut dyn Write) -> Result<(), Failure> 
     remark(next_steps(&path, config).trim_end());
     file.keep();
     Ok(())
+}
+
+/// Makes a directory and those above it where they are not there, all with mode 0755 whatever the umask: the
+/// unit reads the configuration in it as a user of its own.
+fn make_for_all(directory: &Path) -> io::Result<()> {
+    // A relative path has the empty one above all others.
+    if directory.as_os_str().is_empty() || directory.is_dir() {
+        return Ok(());
+    }
+    directory.parent().map_or(Ok(()), make_for_all)?;
+    match std::fs::create_dir(directory) {
+        Ok(()) => std::fs::set_permissions(directory, Permissions::from_mode(0o755)),
+        // Somebody else made it meanwhile.
+        Err(_) if directory.is_dir() => Ok(()),
+        Err(error) => Err(error),
+    }
 }
 
 /// What to do with the block, for the configuration that the key stands beside.
