@@ -20,9 +20,12 @@ fn main() -> ExitCode {
     let arguments = match Arguments::read(environment.device.is_given()) {
         Ok(arguments) => arguments,
         // Help and version come here too; they go to standard output and are no failure.
-        Err(error) => {
+        Err(error) if error.use_stderr() => {
             let _ = error.print();
-            return ExitCode::from(if error.use_stderr() { 2 } else { 0 });
+            return ExitCode::from(2);
+        }
+        Err(shown) => {
+            return exit(shown.print().and_then(|()| io::stdout().flush()).map_err(Failure::from));
         }
     };
     match &arguments.command {
@@ -42,6 +45,10 @@ fn main() -> ExitCode {
         // Without any argument the help was printed above.
         (None, None) => Ok(()),
     };
+    exit(ended)
+}
+
+fn exit(ended: Result<(), Failure>) -> ExitCode {
     match ended {
         Ok(()) | Err(Failure::OutputClosed) => ExitCode::SUCCESS,
         Err(Failure::Failed(message)) => complain(&message, 1),

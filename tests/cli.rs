@@ -300,6 +300,29 @@ fn init_leaves_no_key_when_its_block_cannot_be_printed() {
     }
 }
 
+/// Help and version went to a full disk and were called done.
+#[test]
+fn what_cannot_be_printed_is_an_error_and_a_reader_that_went_away_is_none() {
+    for arguments in [&["--help"][..], &["-h"], &["--version"], &["up", "--help"], &["genkey"]] {
+        let run = |out: Stdio| {
+            Command::new(env!("CARGO_BIN_EXE_hushwire"))
+                .args(arguments)
+                .stdout(out)
+                .output()
+                .unwrap()
+        };
+        let full = run(std::fs::File::options().write(true).open("/dev/full").unwrap().into());
+        assert_code(&full, 1);
+        let error = text(&full.stderr);
+        assert!(error.starts_with("hushwire: cannot write to standard output: "), "{error}");
+        let (reader, closed) = std::io::pipe().unwrap();
+        drop(reader);
+        let closed = run(closed.into());
+        assert_code(&closed, 0);
+        assert!(closed.stderr.is_empty(), "{arguments:?}: {}", text(&closed.stderr));
+    }
+}
+
 #[test]
 fn keys_are_those_of_wg() {
     let key = hushwire(&["genkey"]);
