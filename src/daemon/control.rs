@@ -95,6 +95,8 @@ fn refused(error: &io::Error) -> Reply {
     debug!(%error, "request on the control socket refused");
     Reply::Refused(match error.kind() {
         io::ErrorKind::AddrInUse => Errno::PortInUse,
+        // A mark, or a port below 1024, once `up` has given its rights away.
+        io::ErrorKind::PermissionDenied => Errno::NotPermitted,
         _ => Errno::Io,
     })
 }
@@ -103,6 +105,20 @@ fn refused(error: &io::Error) -> Reply {
 mod tests {
     use super::*;
     use crate::wireguard::{KEY_LEN, PeerChange, PrivateKey};
+
+    #[test]
+    fn a_right_that_is_missing_is_called_so_as_the_kernel_does() {
+        let errno = |error: io::Error| match refused(&error) {
+            Reply::Refused(errno) => errno,
+            other => panic!("{other:?}"),
+        };
+        // Of SO_MARK, and of bind(2) as it comes from `sys::udp`.
+        assert_eq!(errno(io::Error::from_raw_os_error(libc::EPERM)), Errno::NotPermitted);
+        let port = io::Error::new(io::ErrorKind::PermissionDenied, "UDP port 53 on IPv4");
+        assert_eq!(errno(port), Errno::NotPermitted);
+        assert_eq!(errno(io::Error::from_raw_os_error(libc::EADDRINUSE)), Errno::PortInUse);
+        assert_eq!(errno(io::Error::from_raw_os_error(libc::EBADF)), Errno::Io);
+    }
 
     #[test]
     fn what_a_client_has_set_is_told_in_words() {

@@ -39,6 +39,8 @@ pub enum Errno {
     Protocol,
     /// `EADDRINUSE`: the listen port or the mark cannot be had.
     PortInUse,
+    /// `EPERM`: it takes a right that the daemon has not, or has given up.
+    NotPermitted,
     /// `EIO`: the daemon cannot answer.
     Io,
 }
@@ -51,6 +53,7 @@ impl Errno {
             Errno::Invalid => -libc::EINVAL,
             Errno::Protocol => -libc::EPROTO,
             Errno::PortInUse => -libc::EADDRINUSE,
+            Errno::NotPermitted => -libc::EPERM,
             Errno::Io => -libc::EIO,
         }
     }

@@ -205,6 +205,23 @@ fn every_process_and_thread_has_what_the_manual_says() {
     is_as_in_the_manual(BARE, device.id(), 0);
 }
 
+/// `wg` spoke of an input/output error.
+#[test]
+fn what_takes_a_right_that_was_given_up_is_refused_as_the_kernel_would() {
+    let lab = Lab::new(1);
+    let identities = Identity::all(2, Family::V4, &[Family::V4]);
+    let file = shared_file("", &identities);
+    let mut tunnel = Tunnel::start(lab.machine(1), &identities[0], &file);
+    tunnel.wait_until_attached();
+    for set in [["listen-port", "53"], ["fwmark", "7"]] {
+        let output = lab.machine(1).attempt("wg", &["set", "hush0", set[0], set[1]]);
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(!output.status.success() && said.contains("Operation not permitted"), "{said}");
+    }
+    lab.machine(1).run("wg", &["set", "hush0", "listen-port", "4242"]);
+    tunnel.terminate();
+}
+
 #[test]
 fn in_another_namespace_the_helper_can_change_the_interface_and_hushwire_ends_with_it() {
     let lab = Lab::new(1);
