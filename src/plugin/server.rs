@@ -46,9 +46,9 @@ pub struct Call {
 /// The driver's socket; its file is removed when this is dropped.
 #[derive(Debug)]
 pub struct Server {
-    listener: UnixListener,
-    /// Goes with this.
+    /// Goes with this, before the socket does.
     _file: SocketFile,
+    listener: UnixListener,
 }
 
 impl Server {
@@ -64,7 +64,7 @@ impl Server {
             BindError::System { doing: "make the directory", path: directory.to_owned(), error }
         })?;
         let (listener, file) = listen_unless_served(path)?;
-        Ok(Self { listener, _file: file })
+        Ok(Self { _file: file, listener })
     }
 
     /// Serves the engine until the receiver of the calls is dropped.

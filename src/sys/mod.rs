@@ -15,6 +15,7 @@ pub mod attach;
 pub mod background;
 mod call;
 pub mod epoll;
+pub mod flock;
 pub mod guard;
 pub mod helper;
 pub mod inherit;

@@ -19,6 +19,7 @@ use tokio::time::{sleep, timeout};
 use zeroize::Zeroizing;
 
 use super::{Errno, Parser, Reply, Request, SOCKET_DIRECTORY, socket_path};
+use crate::sys::flock::Lock;
 use crate::sys::netlink::Netlink;
 
 /// A request takes no longer than this to come in, and a client is silent no longer between two.
@@ -33,6 +34,9 @@ const LINE_LIMIT: usize = 8 << 10;
 const CLIENT_LIMIT: usize = 64;
 /// Clients that wait for `accept`.
 const BACKLOG: u32 = 128;
+/// How long another process may look at a name and take it, which is a matter of microseconds. One that was
+/// stopped in the middle, or a user who may open the directory, is not to keep us from starting.
+const LOCK_PATIENCE: Duration = Duration::from_secs(2);
 
 /// A request, and where its answer goes.
 #[derive(Debug)]
@@ -46,9 +50,9 @@ pub struct Call {
 /// The control socket of one interface; its file is removed when this is dropped.
 #[derive(Debug)]
 pub struct Listener {
-    listener: UnixListener,
-    /// None for an adopted socket without a file of its own.
+    /// None for an adopted socket without a file of its own. Dropped before the socket: see [`SocketFile`].
     file: Option<SocketFile>,
+    listener: UnixListener,
 }
 
 /// Says why there is no control socket.
@@ -118,11 +122,8 @@ impl Listener {
     /// # Errors
     /// As [`Listener::bind`].
     pub fn bind_in(directory: &Path, interface: &str) -> Result<Self, BindError> {
-        private_directory(directory)?;
-        let path = socket_path(directory, interface);
-        refuse_if_served(&path)?;
-        let (listener, file) = put_in_place(directory, path)?;
-        Ok(Self { listener, file: Some(file) })
+        let (listener, file) = listen_unless_served(&socket_path(directory, interface))?;
+        Ok(Self { file: Some(file), listener })
     }
 
     /// Adopts a socket that somebody else has opened, and its file. Runs inside a tokio runtime.
@@ -133,7 +134,7 @@ impl Listener {
         let address = socket.local_addr()?;
         let named = address.as_pathname().map(Path::to_owned);
         let file = named.and_then(|path| SocketFile::take(path).ok());
-        Ok(Self { listener: UnixListener::from_std(socket)?, file })
+        Ok(Self { file, listener: UnixListener::from_std(socket)? })
     }
 
     /// Its file, if it has one.
@@ -192,8 +193,7 @@ fn private_directory(directory: &Path) -> Result<(), BindError> {
     }
 }
 
-/// Dials what has the name. Two processes that find nobody at the same moment both go on; making the
-/// TUN device decides between them.
+/// Dials what has the name. That nobody is found stays true for as long as [`lock`] is held.
 fn refuse_if_served(path: &Path) -> Result<(), BindError> {
     match std::fs::symlink_metadata(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
@@ -218,7 +218,8 @@ fn refuse_if_served(path: &Path) -> Result<(), BindError> {
 }
 
 /// Listens on a socket of this path and mode 0600 in the directory of the control sockets; what has the
-/// path, which must not be served, is replaced. Runs inside a tokio runtime.
+/// path, which must not be served, is replaced. The caller has the control socket that goes with it, so that
+/// nobody else does the same. Runs inside a tokio runtime.
 ///
 /// # Errors
 /// [`BindError`].
@@ -239,8 +240,22 @@ pub fn listen_privately(
 pub fn listen_unless_served(path: &Path) -> Result<(UnixListener, SocketFile), BindError> {
     let directory = path.parent().unwrap_or(Path::new("/"));
     private_directory(directory)?;
+    let _lock = lock(directory);
     refuse_if_served(path)?;
     put_in_place(directory, path.to_owned())
+}
+
+/// Keeps every other hushwire from putting a socket in place, so that of two which start at the same moment
+/// the second one finds the first. Other programs that have sockets there do not ask for it. Without it we
+/// are no worse off than they are.
+fn lock(directory: &Path) -> Option<Lock> {
+    let error = match Lock::take(directory, LOCK_PATIENCE) {
+        Ok(Some(lock)) => return Some(lock),
+        Ok(None) => io::ErrorKind::ResourceBusy.into(),
+        Err(error) => error,
+    };
+    tracing::warn!(%error, "cannot lock {}; going on without", directory.display());
+    None
 }
 
 /// Binds under a name that `wg` does not look at, gives the mode while nobody can connect yet (that takes
@@ -285,7 +300,9 @@ impl SocketName {
     }
 }
 
-/// Our file: it goes when this is dropped.
+/// Our file: it goes when this is dropped. That is to be while its socket still listens: whoever dials
+/// between the look at the file and its removal finds it in use, and puts none in its place that would be
+/// removed.
 #[derive(Debug)]
 pub struct SocketFile(SocketName);
 

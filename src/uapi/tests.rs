@@ -20,6 +20,7 @@ use super::reply::tests::{peer, snapshot};
 use super::*;
 use crate::config::HandedKey;
 use crate::status::{InterfaceStatus, Status};
+use crate::sys::flock::Lock;
 use crate::sys::guard::Guard;
 use crate::wireguard::{AllowedIpChange, Change, KEY_LEN, PresharedKey, PublicKey, Snapshot};
 
@@ -204,6 +205,33 @@ fn a_stale_socket_is_replaced_and_a_living_one_is_not() {
     );
     assert_eq!(std::fs::metadata(&path).unwrap().ino(), ours);
     assert_eq!(ask(&mut daemon.connect(), "set=1\n\n"), "errno=0\n\n");
+}
+
+/// Both found nobody: the second one's socket covered that of the first, and went when the second one ended.
+#[test]
+fn of_two_that_start_at_the_same_moment_the_second_finds_the_first() {
+    let scratch = Scratch::new("moment");
+    std::fs::create_dir(&scratch.0).unwrap();
+    std::fs::set_permissions(&scratch.0, std::fs::Permissions::from_mode(0o700)).unwrap();
+    let path = socket_path(&scratch.0, "hush0");
+    // The first one has looked, and its socket is not there yet.
+    let lock = Lock::take(&scratch.0, Duration::ZERO).unwrap().expect("nobody else has it");
+    std::thread::scope(|scope| {
+        let second = scope.spawn(|| bind(&scratch).map(drop));
+        let directory = scratch.0.canonicalize().unwrap();
+        let holders = || {
+            let fds = std::fs::read_dir("/proc/self/fd").unwrap().flatten();
+            fds.filter(|fd| std::fs::read_link(fd.path()).is_ok_and(|to| to == directory)).count()
+        };
+        while holders() < 2 && !second.is_finished() {
+            std::thread::yield_now();
+        }
+        let _first = UnixListener::bind(&path).expect("the second one has put nothing there");
+        drop(lock);
+        let error = second.join().unwrap().unwrap_err();
+        assert!(matches!(error, BindError::InUse(_)), "{error}");
+    });
+    assert!(path.exists(), "that of the first");
 }
 
 #[test]
