@@ -702,6 +702,80 @@ fn a_peer_at_a_flooding_address_gets_through_with_its_cookie() {
     assert!(wire.both_ways(), "{:#?}", wire.ladder);
 }
 
+/// Whoever has seen a response knows a live index and a mac1 that is valid.
+#[test]
+fn responses_are_let_in_as_initiations_are() {
+    let mut wire = Wire::strangers();
+    wire.b.know(wire.now, &wire.a, false);
+    wire.a.know(wire.now, &wire.b, true);
+    let mut response = Vec::new();
+    wire.settle_with(|_, datagram| {
+        if kind(datagram) == "response" {
+            response = datagram.to_vec();
+        }
+        Delivery::Deliver
+    });
+    let flood = "203.0.113.66:7777".parse().unwrap();
+    let mut broken = response.clone();
+    broken[60] ^= 1;
+    wire.a.take(wire.now, flood, &broken);
+    let drops = wire.a.device.snapshot(wire.now).drops;
+    assert_eq!(drops.get(DropReason::InvalidMac), 1, "the peer is not to blame");
+    for _ in 0..1000 {
+        wire.a.take(wire.now, flood, &response);
+    }
+    let replies = wire.a.sent.drain(..).filter(|(to, reply)| {
+        assert_eq!((*to, kind(reply)), (flood, "cookie reply"));
+        reply.len() < response.len()
+    });
+    assert_eq!(replies.count(), 990);
+    assert_eq!(wire.a.dropped(wire.now, DropReason::UnderLoad), 990);
+    assert!(wire.both_ways(), "{:#?}", wire.ladder);
+}
+
+#[test]
+fn a_source_that_floods_with_its_cookie_is_held_to_its_rate() {
+    let mut wire = Wire::strangers();
+    let mut stranger = Station::new(9, wire.now);
+    stranger.know(wire.now, &wire.b, true);
+    let (_, initiation) = stranger.sent.remove(0);
+    for _ in 0..11 {
+        wire.b.take(wire.now, stranger.address, &initiation);
+    }
+    let (_, cookie) = wire.b.sent.remove(0);
+    stranger.take(wire.now, wire.b.address, &cookie);
+    wire.now = stranger.device.next_timeout().unwrap();
+    stranger.timeout(wire.now);
+    let (_, proven) = stranger.sent.remove(0);
+    let passed = wire.b.dropped(wire.now, DropReason::UnknownPeer);
+    let refused = wire.b.dropped(wire.now, DropReason::UnderLoad);
+    for _ in 0..200 {
+        wire.b.take(wire.now, stranger.address, &proven);
+    }
+    let passed = wire.b.dropped(wire.now, DropReason::UnknownPeer) - passed;
+    let refused = wire.b.dropped(wire.now, DropReason::UnderLoad) - refused;
+    // As many as any source may send, and as many again as one that proved its address may.
+    assert_eq!((passed, refused), (10 + 50, 140));
+    assert!(wire.b.sent.is_empty(), "it has its cookie");
+}
+
+#[test]
+fn initiations_of_one_peer_are_answered_20_ms_apart() {
+    let mut wire = Wire::strangers();
+    wire.b.know(wire.now, &wire.a, false);
+    wire.a.know(wire.now, &wire.b, true);
+    wire.a.timeout(wire.now + seconds(1));
+    let sent = std::mem::take(&mut wire.a.sent);
+    let [(_, first), (_, second)] = sent.as_slice() else { panic!("{} sent", sent.len()) };
+    let mut answers = |initiation: &[u8], millis| {
+        wire.b.take(wire.now + Duration::from_millis(millis), wire.a.address, initiation);
+        (wire.b.sent.drain(..).count(), wire.b.dropped(wire.now, DropReason::UnderLoad))
+    };
+    assert_eq!(answers(first, 0), (1, 0));
+    assert_eq!(answers(second, 10), (0, 1));
+    assert_eq!(answers(second, 20), (1, 1), "it was too early, not a replay");
+}
+
 #[test]
 fn twenty_thousand_hostile_datagrams_deliver_nothing_and_are_all_counted() {
     let seed = 20_000;

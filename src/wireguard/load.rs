@@ -124,6 +124,20 @@ mod tests {
         assert_eq!(load.judge(second, address(1)), Verdict::Pass);
     }
 
+    /// Whoever has one IPv6 address has as many as they like beside it.
+    #[test]
+    fn the_addresses_of_one_ipv6_64_share_an_allowance_and_other_networks_have_theirs() {
+        let (mut load, start) = (Load::new(), Instant::now());
+        let v6 = |network, host| IpAddr::from([0x2001, 0xdb8, 0, network, 0, 0, 0, host]);
+        let passed = (0..1000).filter(|&host| load.judge(start, v6(1, host)) == Verdict::Pass);
+        assert_eq!(passed.count(), 10);
+        let proven = (0..1000).filter(|&host| load.pass_proven(start, v6(1, host)).is_ok());
+        assert_eq!(proven.count(), 50);
+        // Some may share a place with another one.
+        let others = (2..102).filter(|&network| load.judge(start, v6(network, 1)) == Verdict::Pass);
+        assert!(others.count() > 80);
+    }
+
     #[test]
     fn invented_sources_together_exhaust_the_common_allowance_for_a_moment() {
         let (mut load, start) = (Load::new(), Instant::now());
