@@ -373,6 +373,21 @@ fn a_replayed_packet_is_delivered_once_and_counted() {
     assert_eq!(wire.b.peer(wire.now, &wire.a).drops.get(DropReason::Replayed), 1);
 }
 
+/// Such a counter would close the replay window behind it, so it is refused before it is opened.
+#[test]
+fn a_counter_past_its_end_is_refused_and_the_session_goes_on() {
+    let mut wire = Wire::connected();
+    wire.a.send(wire.now, &udp("10.99.0.1", "10.99.0.2", b"late"));
+    let (_, mut sealed) = wire.a.sent.remove(0);
+    for (refused, counter) in [(1, u64::MAX - (1 << 13)), (2, u64::MAX)] {
+        sealed[8..16].copy_from_slice(&counter.to_le_bytes());
+        wire.b.take(wire.now, wire.a.address, &sealed);
+        let drops = wire.b.peer(wire.now, &wire.a).drops;
+        assert_eq!(drops.get(DropReason::SessionExpired), refused, "{counter}");
+    }
+    assert!(wire.both_ways(), "{:#?}", wire.ladder);
+}
+
 #[test]
 fn a_replayed_initiation_is_refused() {
     let mut wire = Wire::strangers();
