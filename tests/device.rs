@@ -667,6 +667,63 @@ fn update_only_adds_nobody_and_the_own_key_is_no_peer() {
     assert!(wire.a.device.snapshot(wire.now).peers.is_empty());
 }
 
+/// It would talk to itself.
+#[test]
+fn a_peer_whose_key_becomes_our_own_is_one_no_longer() {
+    let mut wire = Wire::connected();
+    let key = Change::PrivateKey(Some(wire.b.key.clone()));
+    wire.a.device.apply(wire.now, vec![key]);
+    wire.a.collect();
+    assert!(wire.a.device.snapshot(wire.now).peers.is_empty());
+    assert!(wire.a.sent.is_empty(), "there is nobody to shake hands with");
+}
+
+#[test]
+fn a_removed_peer_leaves_no_allowed_ip() {
+    let mut wire = Wire::connected();
+    wire.a.device.apply(wire.now, vec![Change::RemovePeer(wire.b.public_key())]);
+    let mut sent = 0;
+    let mut send = |wire: &mut Wire| {
+        wire.a.send(wire.now, &udp("10.99.0.1", "10.99.0.2", b"to nobody"));
+        sent += 1;
+        assert_eq!(wire.a.dropped(wire.now, DropReason::NoPeer), sent);
+    };
+    send(&mut wire);
+    let without = PeerChange::new(wire.b.public_key());
+    wire.a.device.apply(wire.now, vec![Change::Peer(without)]);
+    assert!(wire.a.peer(wire.now, &wire.b).allowed_ips.is_empty());
+    send(&mut wire);
+    wire.a.device.apply(wire.now, vec![Change::Peer(peer(&wire.b)), Change::RemoveAllPeers]);
+    send(&mut wire);
+}
+
+/// The table of them would grow with each change for ever.
+#[test]
+fn an_index_of_former_keys_is_nobodys() {
+    let mut wire = Wire::connected();
+    let mut indices = Vec::new();
+    for change in 0..1000 {
+        wire.a.device.apply(wire.now, vec![rekeyed(&wire.b, (change % 2) as u8)]);
+        wire.a.collect();
+        let (_, initiation) = wire.a.sent.remove(0);
+        assert_eq!(kind(&initiation), "initiation");
+        indices.push(initiation[4..8].to_vec());
+    }
+    let nobodys = |wire: &mut Wire| {
+        let before = wire.a.device.snapshot(wire.now).drops;
+        for index in &indices {
+            let data = [&[4, 0, 0, 0], index.as_slice(), &[0; 24]].concat();
+            wire.a.take(wire.now, wire.b.address, &data);
+        }
+        let after = wire.a.device.snapshot(wire.now).drops;
+        after.get(DropReason::UnknownIndex) - before.get(DropReason::UnknownIndex)
+    };
+    assert_eq!(nobodys(&mut wire), 999, "the last one may be answered");
+    assert!(wire.both_ways(), "the first session serves: {:#?}", wire.ladder);
+    wire.a.device.apply(wire.now, vec![Change::PrivateKey(None)]);
+    assert_eq!(nobodys(&mut wire), 1000);
+}
+
 #[test]
 fn a_flooding_source_is_asked_for_cookies_while_a_peer_shakes_hands() {
     let mut wire = Wire::strangers();
