@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use hushwire::offload::{GSO_TCPV4, NEEDS_CSUM, VnetHeader};
 use hushwire::wireguard::{
-    Allow, Change, DropReason, Event, PeerChange, Refused, Rule, Way as Told,
+    Allow, Change, DropReason, Event, PeerChange, PortRange, Refused, Rule, Way as Told,
 };
 
 use super::crafted::{ACK, Ends, GOSSIP, SYN, WEB};
@@ -66,6 +66,32 @@ fn a_peer_that_floods_the_table_loses_answers_of_its_own_only() {
     assert!(passed(&mut wire, Way::Out, &[OUT.datagram(GOSSIP, 20_000)]).is_empty());
     // Gossip itself needs no entry.
     assert_eq!(passed(&mut wire, Way::Out, &[OUT.datagram(GOSSIP, GOSSIP)]).len(), 1);
+}
+
+#[test]
+fn flows_that_need_no_entry_push_out_none() {
+    let ports = PortRange::new(GOSSIP, GOSSIP + 99).unwrap();
+    let mut wire = wire(Some(Allow::new(vec![Rule::Udp(ports)])));
+    assert_eq!(passed(&mut wire, Way::Out, &[OUT.datagram(50_000, GOSSIP)]).len(), 1);
+    for port in GOSSIP..GOSSIP + 100 {
+        assert_eq!(passed(&mut wire, Way::Out, &[OUT.datagram(port, GOSSIP)]).len(), 1);
+    }
+    assert_eq!(passed(&mut wire, Way::In, &[IN.datagram(GOSSIP, 50_000)]).len(), 1);
+}
+
+/// The next header of a later fragment need not be that of the first one (RFC 8200 section 4.5).
+#[test]
+fn the_protocol_of_a_later_fragment_counts_in_ipv4_alone() {
+    let mut wire = wire(Some(gossip_only()));
+    for (ends, headers, protocol, passing) in
+        [(IN, 20, 9, 1), (Ends::new("fd00:99::1", "fd00:99::2"), 40, 40, 2)]
+    {
+        let datagram = ends.datagram(50_000, GOSSIP).split_off(headers);
+        let mut pieces = ends.pieces(7, 17, &datagram, &[8]);
+        pieces[1][protocol] = 6;
+        assert_eq!(passed(&mut wire, Way::In, &pieces).len(), passing, "{}", ends.from);
+    }
+    assert_eq!(wire.b.dropped(wire.now, DropReason::FilteredFragment), 1);
 }
 
 /// Path MTU discovery works where ping is refused.
