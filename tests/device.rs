@@ -292,6 +292,24 @@ fn a_persistent_keepalive_goes_on_for_ever_and_heals_when_the_peer_is_back() {
     assert_eq!(wire.a.peer(wire.now, &wire.b).session, SessionState::Established);
 }
 
+#[test]
+fn an_underlay_that_opens_has_a_persistent_keepalive_sent_at_once() {
+    let mut wire = Wire::connected();
+    let mut change = PeerChange::new(wire.b.public_key());
+    for (keepalive, sent) in [(25, 1), (0, 0)] {
+        change.persistent_keepalive = Some(keepalive);
+        wire.a.device.apply(wire.now, vec![Change::Peer(change.clone())]);
+        wire.pass(seconds(5));
+        for (open, sent) in [(false, 0), (true, sent)] {
+            wire.a.device.set_underlay(wire.now, open);
+            wire.a.timeout(wire.now);
+            let kinds: Vec<_> = wire.a.sent.iter().map(|(_, datagram)| kind(datagram)).collect();
+            assert_eq!(kinds, vec!["keepalive"; sent], "open: {open}");
+        }
+        wire.settle();
+    }
+}
+
 /// With nothing else on the way the session was let go at 180 s, until the keepalive after that.
 #[test]
 fn persistent_keepalives_alone_renew_the_session() {
@@ -360,6 +378,26 @@ fn a_new_listen_port_or_mark_has_the_kernel_choose_the_source_anew() {
         wire.a.device.handle_tun(wire.now, &VnetHeader::default(), &mut packet, len);
         let sent = wire.a.device.poll_transmit().expect("a session");
         assert_eq!(sent.to.source, kept, "after {change:?}");
+    }
+}
+
+#[test]
+fn an_initiation_that_is_not_answered_is_sent_again_from_any_address() {
+    let mut wire = Wire::connected();
+    let source = Source { address: "192.0.2.77".parse().unwrap(), interface: 7 };
+    wire.b.send(wire.now, &udp("10.99.0.2", "10.99.0.1", b"from here"));
+    let (_, datagram) = wire.b.sent.remove(0);
+    let from = Endpoint { address: wire.b.address, source: Some(source) };
+    wire.a.device.handle_udp(wire.now, from, Ecn::NotCapable, &datagram);
+    wire.pass_with(seconds(180), |_, _| Delivery::Lose);
+    let mut packet = udp("10.99.0.1", "10.99.0.2", b"are you there?");
+    let len = packet.len();
+    wire.a.device.handle_tun(wire.now, &VnetHeader::default(), &mut packet, len);
+    for expected in [Some(source), None] {
+        let sent = wire.a.device.poll_transmit().expect("an initiation");
+        assert_eq!((kind(sent.contents), sent.to.source), ("initiation", expected));
+        wire.now += seconds(1);
+        wire.a.device.handle_timeout(wire.now);
     }
 }
 
@@ -1189,6 +1227,25 @@ fn a_ping_is_not_sent_again_when_a_link_is_back_or_a_session_is_renewed() {
     wire.settle();
     assert!(wire.a.peer(wire.now, &wire.b).last_handshake > before, "{:#?}", wire.ladder);
     assert_eq!(numbers(&wire.b.received), [2], "{:#?}", wire.ladder);
+}
+
+/// A peer whose session is of age makes a new one because of that, and got the ping.
+#[test]
+fn an_initiation_that_is_due_has_no_ping_sent_again() {
+    let mut wire = gossiping(Wire::connected());
+    wire.pass(seconds(121));
+    wire.a.send(wire.now, &echo(1));
+    wire.b.send(wire.now, &udp("10.99.0.2", "10.99.0.1", b"still here"));
+    let mut initiations = 0;
+    wire.settle_with(|from_a, datagram| match (from_a, kind(datagram)) {
+        (false, "data") => Delivery::Lose,
+        (false, "initiation") => {
+            initiations += 1;
+            Delivery::Deliver
+        }
+        _ => Delivery::Deliver,
+    });
+    assert_eq!((initiations, numbers(&wire.b.received)), (1, vec![1]), "{:#?}", wire.ladder);
 }
 
 /// A packet as it leaves A with a mark, and B takes it with another one.
