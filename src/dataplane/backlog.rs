@@ -252,6 +252,17 @@ mod tests {
         assert_eq!(backlog.bytes, 0);
     }
 
+    /// Each has a buffer that a large one would fit into.
+    #[test]
+    fn no_more_packets_wait_than_there_are_buffers_for() {
+        let (mut backlog, now) = (Backlog::default(), Instant::now());
+        let short = packet(1, 3000);
+        let waiting = (0..100).filter(|_| read(&mut backlog, now, LARGE, &short)).count();
+        assert_eq!(waiting, MOST_PACKETS);
+        assert!(pop(&mut backlog, now).is_some());
+        assert!(read(&mut backlog, now, LARGE, &short), "there is room again");
+    }
+
     /// Streams lost dozens of segments at a time when the backlog was full, and were marked never.
     #[test]
     fn when_many_waited_long_enough_one_sender_is_told_in_each_millisecond() {
@@ -313,6 +324,34 @@ mod tests {
         assert_eq!([1000, 4000].map(|micros| waits(&mut backlog, later, micros)), [false, true]);
         pass(&mut backlog, later);
         assert!(!waits(&mut backlog, later, 1000), "again it may be the only one");
+    }
+
+    #[test]
+    fn what_passes_by_counts_while_it_does_so_again_and_again() {
+        let tick = Duration::from_millis(1);
+        let told = |pause: Duration, after: Duration| {
+            let (mut backlog, start) = (Backlog::default(), Instant::now());
+            let large = packet(1, 60_000);
+            for _ in 0..4 {
+                assert!(read(&mut backlog, start, LARGE, &large));
+            }
+            for at in [start, start + pause] {
+                assert!(!read(&mut backlog, at, SMALL, &packet(2, 100)));
+            }
+            let now = start + pause + after;
+            while pop(&mut backlog, now).is_some() {}
+            for _ in 0..4 {
+                assert!(read(&mut backlog, now, LARGE, &large));
+            }
+            // What was told before is long ago.
+            backlog.told = None;
+            backlog.pop(now + ENOUGH_BESIDE).unwrap().is_congested
+        };
+        assert!(told(PAUSE - tick, tick));
+        assert!(!told(PAUSE, tick), "it paused");
+        assert!(told(AGAIN, PAUSE - tick * 2));
+        assert!(!told(AGAIN, PAUSE), "it is over");
+        assert!(!told(AGAIN - tick, tick), "it may have been two of a moment");
     }
 
     #[test]

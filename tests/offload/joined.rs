@@ -179,6 +179,20 @@ fn a_write_is_no_longer_than_a_packet_can_be() {
     }
 }
 
+/// Where the flows of a batch alternate, each packet is a part of its own.
+#[test]
+fn a_write_has_no_more_than_64_parts() {
+    let first = Inner::tcp(false, 0);
+    let second = Inner { ports: [40_001, 9094], ..first.clone() };
+    let alternating = streak(&first, 100).into_iter().zip(streak(&second, 100));
+    let packets: Vec<_> = alternating.flat_map(|(a, b)| [a.bytes(), b.bytes()]).collect();
+    let mut coalescer = Coalescer::new(Offload::TcpAndUdp);
+    assert_eq!(counts(&mut coalescer, &packets), [64, 64, 36, 36]);
+    // In one piece they are one part.
+    let packets: Vec<_> = streak(&first, 100).iter().map(Inner::bytes).collect();
+    assert_eq!(counts(&mut coalescer, &packets), [100]);
+}
+
 #[test]
 fn datagrams_are_joined_by_64_and_only_where_the_kernel_takes_them() {
     for v6 in [false, true] {
