@@ -321,6 +321,22 @@ fn clients_that_are_idle_or_in_the_middle_hold_up_nobody() {
 }
 
 #[test]
+fn one_client_too_many_takes_the_place_of_the_oldest() {
+    let scratch = Scratch::new("oldest");
+    let daemon = Daemon::start(&scratch.0, "hush0", snapshot(vec![]));
+    let mut clients: Vec<_> = (0..64).map(|_| daemon.connect()).collect();
+    // The last one is answered once all are accepted.
+    for client in [63, 0] {
+        assert_eq!(ask(&mut clients[client], "set=1\n\n"), "errno=0\n\n", "{client}");
+    }
+    assert_eq!(ask(&mut daemon.connect(), "set=1\n\n"), "errno=0\n\n");
+    assert_eq!(clients[0].read(&mut [0]).unwrap(), 0, "hangs up");
+    for client in &mut clients[1..] {
+        assert_eq!(ask(client, "set=1\n\n"), "errno=0\n\n");
+    }
+}
+
+#[test]
 fn a_set_and_a_get_of_130_560_allowed_ips_go_through_the_socket() {
     let mut large = peer(1);
     for n in 0..65_280_u32 {
@@ -428,6 +444,27 @@ fn the_client_says_who_is_not_there() {
     assert!(text().contains("does not answer as hushwire"), "another WireGuard");
     accepting.join().unwrap();
     assert_eq!(text(), nobody, "stale");
+}
+
+/// Such as that of a daemon which ended while it wrote.
+#[test]
+fn an_answer_without_its_errno_is_none_of_hushwires() {
+    let scratch = Scratch::new("errno");
+    std::fs::create_dir(&scratch.0).unwrap();
+    let listener = UnixListener::bind(socket_path(&scratch.0, "hush0")).unwrap();
+    let json = serde_json::to_string(&status()).unwrap();
+    let answers = ["", "errno=0\n"].map(|end| format!("status={json}\n{end}\n"));
+    let accepting = std::thread::spawn(move || {
+        for text in answers {
+            let (mut stream, _) = listener.accept().unwrap();
+            answer(&mut stream);
+            stream.write_all(text.as_bytes()).unwrap();
+        }
+    });
+    let error = fetch_status_in(&scratch.0, "hush0").unwrap_err();
+    assert!(matches!(error, ClientError::NotHushwire(_)), "{error}");
+    assert_eq!(fetch_status_in(&scratch.0, "hush0").unwrap(), status());
+    accepting.join().unwrap();
 }
 
 /// Leaves nobody listening, though a child that another test has just started may have a copy.
