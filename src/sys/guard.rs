@@ -287,3 +287,20 @@ fn once(rules: &[&Rule]) -> Vec<Rule> {
     }
     seen
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Between the two the machine would not reach itself.
+    #[test]
+    fn a_guard_that_goes_ends_with_what_it_lets_through() {
+        let to: IpAddr = "10.99.0.1".parse().unwrap();
+        let before = Guarded { interface: "hush0", addresses: [to].into(), behind: &[] };
+        let present = wanted(&before, to);
+        let [by_us, by_lo, drop] = present.as_slice() else { panic!("{present:?}") };
+        let after = Guarded { addresses: BTreeSet::new(), ..before };
+        let steps = plan(&present, &after, &BTreeSet::new());
+        assert_eq!(steps, [drop, by_us, by_lo].map(|rule| Step::Delete(rule.clone())));
+    }
+}

@@ -193,6 +193,23 @@ fn an_interruption_at_any_step_leaves_nothing_open_and_is_mended_by_the_next_sta
     });
 }
 
+/// An earlier run ended before the local table's rule was moved behind what it had added.
+#[test]
+fn a_guard_that_was_not_finished_leaves_nothing_behind_the_local_table() {
+    in_namespace(|| {
+        let untouched = UNTOUCHED.map(str::to_owned);
+        let guarded = [&three("10.99.0.1", "hush66")[..], &untouched].concat();
+        guard("hush66", &["10.99.0.1"], &[]);
+        for to in ["10.99.0.1", "10.99.0.9"] {
+            let mut kernel = Netlink::open().unwrap();
+            kernel.add_rule(&Rule::deliver(to.parse().unwrap(), "hush66")).unwrap();
+            assert_ne!(rules(), guarded);
+            guard("hush66", &["10.99.0.1"], &[]);
+            assert_eq!(rules(), guarded, "of {to}");
+        }
+    });
+}
+
 /// Somebody who looks all the time, while guards come and go.
 #[test]
 fn the_local_table_is_never_missing_and_a_guarded_address_never_open() {
