@@ -9,7 +9,7 @@ use std::future::pending;
 use std::time::Duration;
 
 use tokio::io::unix::AsyncFd;
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep_until};
 use tracing::warn;
 
 use crate::sys::netlink::{LinkEvent, LinkMonitor, Netlink};
@@ -22,7 +22,8 @@ pub(super) struct Lowered {
     index: u32,
     /// None when nobody has to be told, or the kernel tells nothing.
     monitor: Option<AsyncFd<LinkMonitor>>,
-    was_down: bool,
+    /// When to look whether it is still there, after it was set down.
+    look_at: Option<Instant>,
 }
 
 impl Lowered {
@@ -33,22 +34,21 @@ impl Lowered {
             let monitor = LinkMonitor::open().and_then(LinkMonitor::into_async);
             monitor.inspect_err(|error| warn!(%error, "no news about the interface")).ok()
         };
-        let mut this = Self {
-            index: index.unwrap_or_default(),
-            monitor: index.and_then(open),
-            was_down: false,
-        };
+        let mut this =
+            Self { index: index.unwrap_or_default(), monitor: index.and_then(open), look_at: None };
         // After the monitor is open: what changes from now on is told.
-        this.was_down = this.monitor.is_some() && this.is_up() == Some(false);
+        if this.monitor.is_some() {
+            this.take(this.is_up() == Some(false));
+        }
         this
     }
 
     /// Waits until it was set down. Nothing is lost when this is dropped.
     pub(super) async fn down(&mut self) {
         while let Some(monitor) = &mut self.monitor {
-            if self.was_down {
-                sleep(SETTLES).await;
-                self.was_down = false;
+            if let Some(at) = self.look_at {
+                sleep_until(at).await;
+                self.look_at = None;
                 // It may be up again, and its routes are gone all the same.
                 if self.is_up().is_some() {
                     return;
@@ -58,9 +58,9 @@ impl Lowered {
             let Ok(mut ready) = monitor.readable_mut().await else { break };
             match ready.get_inner_mut().next_event() {
                 Ok(Some(LinkEvent::Link(link))) => {
-                    self.was_down = link.index == self.index && !link.up && !link.deleted;
+                    self.take(link.index == self.index && !link.up && !link.deleted);
                 }
-                Ok(Some(LinkEvent::Resync)) => self.was_down = self.is_up() == Some(false),
+                Ok(Some(LinkEvent::Resync)) => self.take(self.is_up() == Some(false)),
                 Ok(None) => ready.clear_ready(),
                 Err(error) => {
                     warn!(%error, "no more news about the interface");
@@ -69,6 +69,10 @@ impl Lowered {
             }
         }
         pending().await
+    }
+
+    fn take(&mut self, is_down: bool) {
+        self.look_at = is_down.then(|| Instant::now() + SETTLES);
     }
 
     /// Whether it is up; none when it is gone, or the kernel does not say.

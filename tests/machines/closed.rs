@@ -19,7 +19,7 @@ use nix::sys::signal::Signal;
 use crate::support::alertmanager::{Alertmanager, members};
 use crate::support::capture::{Capture, Captured};
 use crate::support::lab::{Family, Lab, overlay, with_port};
-use crate::support::tunnel::{Identity, Tunnel, shared_file};
+use crate::support::tunnel::{HUSHWIRE, Identity, Tunnel, shared_file};
 use crate::support::{seconds, wait_for};
 
 /// How the interface goes.
@@ -174,6 +174,10 @@ fn happen(accident: Accident, lab: &Lab, tunnel: &mut Tunnel<'_>) {
             machine.ip("link del hush0");
         }
         Accident::Lowered => {
+            // Each of its questions has the daemon's waits begin anew.
+            let config = tunnel.config_path().display().to_string();
+            let wait = ["wait", "--peers", "9", "--timeout", "60", "--config", &config];
+            let _asking = machine.start(HUSHWIRE, &wait);
             machine.ip("link set hush0 down");
             machine.ip("link set hush0 up");
             play_the_supervisor(tunnel);
