@@ -13,6 +13,10 @@
 //! error never stops a batch, and no lock is taken for a packet. The control plane talks to the loop through
 //! [`Handle`] and hears of it through [`Notice`]s.
 //!
+//! One thread, not one for each direction: a probe that only seals, opens and copies carried 0.98 times as much
+//! TCP with two of them on two cores, for 1.06 times the processor time, and a lone ping took 163 us, not 67.
+//! Most of what comes in is answered, and the answer would wait for another thread to wake up.
+//!
 //! What is rare on this way is `#[cold]`, here and in the device: it stands apart, so that a lone packet meets
 //! less code that it finds in no cache.
 #![cfg_attr(
