@@ -176,10 +176,8 @@ impl Driver {
         let (network, addresses) =
             known.map_or_else(Default::default, |it| (it.network, it.addresses));
         let routes = routes(&addresses, overlay);
-        let static_routes = routes.iter().copied();
-        let static_routes = static_routes
-            .map(|destination| StaticRoute { destination, route_type: CONNECTED })
-            .collect();
+        let told = |&destination| StaticRoute { destination, route_type: CONNECTED };
+        let static_routes = routes.iter().map(told).collect();
         self.holder = Some(Holder { endpoint, network, sandbox: Some(sandbox), addresses, routes });
         Ok(Answer::Join {
             interface_name: InterfaceName {

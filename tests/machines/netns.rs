@@ -150,8 +150,6 @@ fn a_process_is_followed_to_its_end() {
     assert_refused(&output, &format!("hushwire: process {pid}: there is no such process;"));
 }
 
-/// It ended with exit code 1 and one line; more would be log lines.
-#[track_caller]
 /// An address that another interface has is refused, and tried again a second later.
 #[test]
 fn what_was_in_the_way_is_tried_again_also_while_somebody_asks() {
@@ -225,6 +223,8 @@ fn a_reload_that_the_interface_could_not_follow_fails_and_the_next_one_mends_it(
     ping(machine, "am");
 }
 
+/// It ended with exit code 1 and one line; more would be log lines.
+#[track_caller]
 fn assert_refused(output: &Output, beginning: &str) {
     let text = String::from_utf8_lossy(&output.stderr).into_owned();
     let errors: Vec<_> = text.lines().filter(|line| line.starts_with("hushwire: ")).collect();
