@@ -18,7 +18,6 @@
 //! - [`keys`]: where keys are in memory, where they never are, and how they are changed under traffic
 //! - [`names`]: endpoints that are names
 //! - [`netns`]: the interface in another network namespace, by name, path and process
-//! - [`driver`]: the network driver under an engine that is played
 //! - [`hostile`]: junk, forgeries and replays at the underlay port; [`attacker`]: a peer with a valid key
 //! - [`stranger`]: a neighbour without a key who goes past the tunnel; what it sends is [`crafted`]
 //! - [`closed`]: the interface goes while somebody plays the gateway, and no gossip leaves in clear
@@ -35,7 +34,6 @@ mod bare_settings;
 mod closed;
 mod cluster;
 mod crafted;
-mod driver;
 mod hostile;
 mod interop;
 mod keeper;
